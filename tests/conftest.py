@@ -1,0 +1,62 @@
+"""Fixtures of the whole suite: tools, QEMU's, samples and guests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support import tools
+from tests.support.disks import random_disk as write_random_disk
+from tests.support.qemu import QemuImg, qemu_imgs
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that asks for ``each_qemu_img`` runs once for every qemu-img of this machine."""
+    if "each_qemu_img" in metafunc.fixturenames:
+        found = qemu_imgs()
+        names = [one.name for one in found] or ["none"]
+        metafunc.parametrize("each_qemu_img", found or [None], ids=names, indirect=True)
+
+
+@pytest.fixture(scope="session")
+def require_tool() -> Callable[[str], str]:
+    """``require_tool("qemu-img")``: its path; absent, the test is skipped here, fails in CI."""
+    return tools.require_tool
+
+
+@pytest.fixture(scope="session")
+def qemu_img() -> QemuImg:
+    """The machine's own qemu-img."""
+    tools.require_tool("qemu-img")
+    return qemu_imgs()[0]
+
+
+@pytest.fixture
+def each_qemu_img(request: pytest.FixtureRequest) -> QemuImg:
+    """Each installed qemu-img in turn: this machine's, and those of `make hosts`."""
+    tools.require_tool("qemu-img")
+    found: QemuImg = request.param
+    return found
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """Folder of images that other hypervisors wrote; ``VMPACK_SAMPLES`` names it."""
+    named = os.environ.get("VMPACK_SAMPLES")
+    if not named:
+        pytest.skip("VMPACK_SAMPLES names no folder of sample images")
+    return Path(named)
+
+
+@pytest.fixture
+def random_disk(tmp_path: Path) -> Callable[..., tuple[Path, bytes]]:
+    """``random_disk(size, seed=1, name="disk.raw")``: a raw image with holes, and its bytes."""
+
+    def make(size: int, *, seed: int = 1, name: str = "disk.raw") -> tuple[Path, bytes]:
+        path = tmp_path / name
+        return path, write_random_disk(path, size, seed=seed)
+
+    return make
