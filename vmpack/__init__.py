@@ -1,0 +1,1 @@
+"""vmpack: a VM in one file."""

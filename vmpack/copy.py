@@ -1,0 +1,127 @@
+"""The one engine that moves a disk's data from a reader to a writer. It knows no formats.
+
+Data is read, hashed and prepared (compressed) on worker threads in batches of a few MiB, and
+emitted in order from the calling thread, so that the output does not depend on the number of
+workers.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
+
+from vmpack.digest import LEAF, ContentDigest, leaf_digests
+from vmpack.errors import from_os_error
+from vmpack.extent import data_ranges
+from vmpack.formats.base import ImageReader, ImageWriter, Job
+from vmpack.pipeline import ordered, worker_count
+from vmpack.progress import SILENT, Progress
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BATCH = 2 << 20
+"""Bytes of guest disk that one worker takes at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyResult:
+    """What was copied."""
+
+    content_digest: str | None
+    data_bytes: int
+    """Bytes of guest disk that were read; holes are not."""
+
+
+def batches(reader: ImageReader, unit: int, size: int = BATCH) -> Iterator[tuple[int, int]]:
+    """The reader's data as ``(offset, length)`` pieces of at most ``size`` bytes.
+
+    Each begins at a multiple of ``unit`` and ends at one, or at the disk's end.
+    """
+    step = max(size, unit) // unit * unit
+    for offset, length in data_ranges(reader.extents(), unit, reader.virtual_size):
+        position, end = offset, offset + length
+        while position < end:
+            take = min(end, (position // step + 1) * step) - position
+            yield position, take
+            position += take
+
+
+def data_bytes(reader: ImageReader, unit: int = LEAF) -> int:
+    """Bytes that :func:`batches` will give, for a progress bar's total."""
+    return sum(
+        length for _, length in data_ranges(reader.extents(), unit, reader.virtual_size)
+    )
+
+
+def copy_image(
+    reader: ImageReader,
+    writer: ImageWriter,
+    fd: int,
+    *,
+    path: str = "output",
+    workers: int | None = None,
+    progress: Progress = SILENT,
+    label: str = "copying",
+    digest: bool = True,
+) -> CopyResult:
+    """Give all data of ``reader`` to ``writer``, whose output is ``fd`` (``path`` names it).
+
+    ``digest`` computes the content digest on the way. Calls ``writer.finish`` at the end.
+    Raises whatever the reader and writer raise, :class:`OutputError` for writes that fail.
+    """
+    unit = math.lcm(writer.unit, LEAF) if digest else writer.unit
+    content = ContentDigest(reader.virtual_size)
+    count = worker_count(workers)
+    total = 0
+
+    def work(batch: tuple[int, int]) -> tuple[int, object, list[tuple[int, bytes]]]:
+        offset, length = batch
+        data = reader.read(offset, length)
+        leaves = leaf_digests(offset, data) if digest else []
+        return length, _writing(path, writer.prepare, offset, data), leaves
+
+    progress.stage(label, data_bytes(reader, unit))
+    with ThreadPoolExecutor(count) as pool:
+        writes: deque[Future[None]] = deque()
+        try:
+            for length, prepared, leaves in ordered(pool, work, batches(reader, unit), 2 * count):
+                content.add(leaves)
+                total += length
+                for job in writer.emit(prepared):
+                    writes.append(pool.submit(write_all, fd, job, path))
+                while len(writes) > 4 * count:
+                    writes.popleft().result()
+                progress.advance(length)
+            while writes:
+                writes.popleft().result()
+        finally:
+            for future in writes:
+                future.cancel()
+        _writing(path, writer.finish)
+    return CopyResult(content.result() if digest else None, total)
+
+
+def _writing(path: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    try:
+        return call(*args, **kwargs)
+    except OSError as exc:
+        raise from_os_error(exc, path=path, writing=True) from exc
+
+
+def write_all(fd: int, job: Job, path: str) -> None:
+    """Write all of ``job.data`` at ``job.offset``; raises :class:`OutputError`."""
+    view = memoryview(job.data)
+    offset = job.offset
+    try:
+        while view:
+            done = os.pwrite(fd, view, offset)
+            view = view[done:]
+            offset += done
+    except OSError as exc:
+        raise from_os_error(exc, path=path, writing=True) from exc

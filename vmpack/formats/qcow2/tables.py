@@ -1,0 +1,249 @@
+"""Writes a qcow2 image's tables: L1, L2, refcount table and blocks, and the header that names them.
+
+The same code lays out a standalone image and a disk's view inside a bundle: it is told which guest
+cluster lies where, and where the tables begin. Refcounts are counted, never assumed.
+Source: QEMU, docs/interop/qcow2.rst ("Host cluster management", "Cluster mapping").
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from tempfile import SpooledTemporaryFile
+
+from vmpack.errors import UnsupportedError
+from vmpack.formats.qcow2.structs import (
+    COMPRESSION_ZLIB,
+    ENTRY_COMPRESSED,
+    ENTRY_COPIED,
+    EXT_END,
+    EXT_FEATURE_NAMES,
+    FEATURE_NAMES,
+    INCOMPAT_COMPRESSION,
+    L2_OFFSET_MASK,
+    MAX_L1_BYTES,
+    MAX_REFCOUNT_TABLE_BYTES,
+    V2_LENGTH,
+    V3_FULL_LENGTH,
+    Header,
+    compressed_range,
+    encode_extension,
+)
+from vmpack.units import round_up
+
+_SPOOL_IN_MEMORY = 4 << 20
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the tables of one image or view lie: bytes from its start, all cluster-aligned."""
+
+    cluster_bits: int
+    virtual_size: int
+    l1_offset: int
+    l1_entries: int
+    refcount_table_offset: int
+    refcount_table_clusters: int
+    refcount_order: int
+    end: int
+    """One past the last byte of the last table."""
+
+
+def l1_entries(virtual_size: int, cluster_bits: int) -> int:
+    """Entries of the L1 table of a disk of ``virtual_size`` bytes."""
+    return -(-virtual_size // (1 << (2 * cluster_bits - 3)))
+
+
+def encode_header(layout: Layout, *, compression: int, version: int = 3, names: bool = True) -> bytes:
+    """The first cluster of the image: header, extensions, zeros.
+
+    ``names`` adds the feature-name table, which lets other readers name what they do not know.
+    """
+    header = Header(
+        version=version,
+        backing_file_offset=0,
+        backing_file_size=0,
+        cluster_bits=layout.cluster_bits,
+        size=layout.virtual_size,
+        crypt_method=0,
+        l1_size=layout.l1_entries,
+        l1_table_offset=layout.l1_offset,
+        refcount_table_offset=layout.refcount_table_offset,
+        refcount_table_clusters=layout.refcount_table_clusters,
+        nb_snapshots=0,
+        snapshots_offset=0,
+        incompatible_features=INCOMPAT_COMPRESSION if compression != COMPRESSION_ZLIB else 0,
+        refcount_order=layout.refcount_order,
+        header_length=V3_FULL_LENGTH if version == 3 else V2_LENGTH,
+        compression_type=compression,
+    )
+    raw = header.encode()
+    table = b"".join(name.encode() for name in FEATURE_NAMES)
+    end = encode_extension(EXT_END, b"")
+    cluster_size = 1 << layout.cluster_bits
+    if names and version == 3 and len(raw) + len(table) + 16 <= cluster_size:
+        raw += encode_extension(EXT_FEATURE_NAMES, table)
+    return (raw + end).ljust(cluster_size, b"\0")
+
+
+class TableWriter:
+    """Collects the map of one disk, guest clusters ascending, then lays out and yields its tables.
+
+    Memory: one L2 table, and 4 bytes for each host cluster that holds data; finished L2 tables
+    wait in an unlinked temporary file.
+    """
+
+    def __init__(self, *, cluster_bits: int, virtual_size: int, spool_dir: str | None = None):
+        self.cluster_bits = cluster_bits
+        self.cluster_size = 1 << cluster_bits
+        self.virtual_size = virtual_size
+        self._entries_per_l2 = self.cluster_size // 8
+        self._l1_entries = l1_entries(virtual_size, cluster_bits)
+        if self._l1_entries * 8 > MAX_L1_BYTES:
+            raise UnsupportedError(
+                f"a disk of {virtual_size} bytes is too large for clusters of "
+                f"{self.cluster_size} bytes",
+                hint="choose a larger cluster size",
+            )
+        self._l2_numbers = array("Q")
+        self._table = array("Q")
+        self._spool = SpooledTemporaryFile(max_size=_SPOOL_IN_MEMORY, dir=spool_dir)  # noqa: SIM115 - lives as long as the object
+        self._counts: dict[int, array[int]] = {}
+        self._chunk = self.cluster_size // 4
+        self._layout: Layout | None = None
+
+    def set(self, index: int, entry: int) -> None:
+        """Map guest cluster ``index`` (greater than every one before) to the L2 entry ``entry``."""
+        number, slot = divmod(index, self._entries_per_l2)
+        if not self._l2_numbers or self._l2_numbers[-1] != number:
+            self._flush()
+            self._l2_numbers.append(number)
+            self._table = array("Q", bytes(self.cluster_size))
+        self._table[slot] = entry
+        if entry & ENTRY_COMPRESSED:
+            offset, length = compressed_range(entry, self.cluster_bits)
+            self._count(offset, length)
+        elif entry & L2_OFFSET_MASK:
+            self._count(entry & L2_OFFSET_MASK, self.cluster_size)
+
+    def _flush(self) -> None:
+        if self._table:
+            self._spool.write(_big_endian(self._table))
+            self._table = array("Q")
+
+    def _count(self, offset: int, length: int) -> None:
+        chunk_size = self._chunk
+        for cluster in range(
+            offset >> self.cluster_bits, ((offset + length - 1) >> self.cluster_bits) + 1
+        ):
+            chunk, slot = divmod(cluster, chunk_size)
+            counts = self._counts.get(chunk)
+            if counts is None:
+                counts = self._counts[chunk] = array("I", bytes(4 * chunk_size))
+            counts[slot] += 1
+
+    def layout(self, start: int, *, refcount_order: int | None = None) -> Layout:
+        """Place the tables from ``start`` (cluster-aligned, after all data) and count them.
+
+        ``refcount_order`` 4 or 5; by default 4 where every refcount fits 16 bits, else 5.
+        Call once, before :meth:`pieces`.
+
+        Raises :class:`UnsupportedError` when the refcount table would exceed qcow2's limit.
+        """
+        assert self._layout is None
+        assert start % self.cluster_size == 0
+        assert start >= self.cluster_size
+        self._flush()
+        order = refcount_order or self._narrowest_order()
+        per_block = self.cluster_size * 8 >> order
+        table_offset = (
+            start
+            + round_up(self._l1_entries * 8, self.cluster_size)
+            + len(self._l2_numbers) * self.cluster_size
+        )
+        held = {0} | {chunk * self._chunk // per_block for chunk in self._counts}
+        blocks, table_clusters = len(held), 1
+        while True:
+            end = table_offset + (table_clusters + blocks) * self.cluster_size
+            first, last = (start >> self.cluster_bits) // per_block, (
+                (end >> self.cluster_bits) - 1
+            ) // per_block
+            need = held | set(range(first, last + 1))
+            clusters = round_up((max(need) + 1) * 8, self.cluster_size) >> self.cluster_bits
+            if len(need) == blocks and clusters == table_clusters:
+                break
+            blocks, table_clusters = len(need), clusters
+        if table_clusters * self.cluster_size > MAX_REFCOUNT_TABLE_BYTES:
+            raise UnsupportedError(
+                f"{end} bytes are too many for clusters of {self.cluster_size} bytes",
+                hint="choose a larger cluster size",
+            )
+        self._count(0, self.cluster_size)
+        self._count(start, end - start)
+        self._blocks = sorted(need)
+        self._layout = Layout(
+            cluster_bits=self.cluster_bits,
+            virtual_size=self.virtual_size,
+            l1_offset=start,
+            l1_entries=self._l1_entries,
+            refcount_table_offset=table_offset,
+            refcount_table_clusters=table_clusters,
+            refcount_order=order,
+            end=end,
+        )
+        return self._layout
+
+    def _narrowest_order(self) -> int:
+        return 5 if any(max(counts) > 0xFFFF for counts in self._counts.values()) else 4
+
+    def pieces(self) -> Iterator[bytes]:
+        """The bytes from ``layout.l1_offset`` to ``layout.end``, in pieces of about 1 MiB."""
+        layout = self._layout
+        assert layout is not None
+        yield from self._l1_pieces(layout)
+        self._spool.seek(0)
+        while piece := self._spool.read(_PIECE):
+            yield piece
+        yield self._refcount_table(layout)
+        for number in self._blocks:
+            yield self._refcount_block(number, layout.refcount_order)
+
+    def _l1_pieces(self, layout: Layout) -> Iterator[bytes]:
+        table = array("Q", bytes(8 * layout.l1_entries))
+        first = layout.l1_offset + round_up(layout.l1_entries * 8, self.cluster_size)
+        for position, number in enumerate(self._l2_numbers):
+            table[number] = ENTRY_COPIED | (first + position * self.cluster_size)
+        raw = _big_endian(table)
+        raw += bytes(-len(raw) % self.cluster_size)
+        for begin in range(0, len(raw), _PIECE):
+            yield raw[begin : begin + _PIECE]
+
+    def _refcount_table(self, layout: Layout) -> bytes:
+        table = array("Q", bytes(layout.refcount_table_clusters * self.cluster_size))
+        first = layout.refcount_table_offset + layout.refcount_table_clusters * self.cluster_size
+        for position, number in enumerate(self._blocks):
+            table[number] = first + position * self.cluster_size
+        return _big_endian(table)
+
+    def _refcount_block(self, number: int, order: int) -> bytes:
+        per_block = self.cluster_size * 8 >> order
+        chunks = range(number * per_block // self._chunk, (number + 1) * per_block // self._chunk)
+        empty = array("I", bytes(4 * self._chunk))
+        counts = array("I")
+        for chunk in chunks:
+            counts.extend(self._counts.get(chunk, empty))
+        return _big_endian(array("H", counts) if order == 4 else counts)
+
+    def close(self) -> None:
+        """Drop the temporary file."""
+        self._spool.close()
+
+
+def _big_endian(table: array[int]) -> bytes:
+    if sys.byteorder == "little":
+        table = array(table.typecode, table)
+        table.byteswap()
+    return table.tobytes()
