@@ -1,0 +1,31 @@
+"""Decodes stored frames, trusting nothing that they say."""
+
+from __future__ import annotations
+
+import threading
+
+import zstandard
+
+_MAGIC = b"\x28\xb5\x2f\xfd"
+_LOCAL = threading.local()
+
+
+def decode_frame(raw: bytes, size: int) -> bytes | None:
+    """The ``size`` bytes of the single frame ``raw``; ``None`` when it is anything else.
+
+    A frame has content size and checksum, no dictionary, and nothing after it (VMP-FRAME-1).
+    """
+    if raw[:4] != _MAGIC:
+        return None
+    try:
+        parameters = zstandard.get_frame_parameters(raw)
+        good = parameters.content_size == size and parameters.has_checksum
+        if not good or parameters.dict_id:
+            return None
+        context: zstandard.ZstdDecompressor | None = getattr(_LOCAL, "context", None)
+        if context is None:
+            context = _LOCAL.context = zstandard.ZstdDecompressor()
+        data = context.decompress(raw, max_output_size=size, allow_extra_data=False)
+    except zstandard.ZstdError:
+        return None
+    return data if len(data) == size else None
