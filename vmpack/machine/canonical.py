@@ -30,7 +30,8 @@ MAX_VALUES = 1 << 18
 """Most values in a document that is read: bounds the memory that a small document can ask for."""
 
 _KEY = re.compile(r"[\x20-\x7e]+")
-_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', re.DOTALL)
+# An unclosed string matches up to the end, so that no input is scanned twice.
+_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
 _HINT = "the document was written by another program, or changed since; pack it again"
 
 

@@ -7,13 +7,15 @@ machine has the same identity, however it is packed, named, described or compres
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from vmpack.machine import canonical
 
-__all__ = ["machine_id"]
+__all__ = ["derive_mac", "derive_uuid", "machine_id"]
 
 _DOMAIN = b"vmpack-machine-v1\0"
+_UUID_DOMAIN = b"vmpack-uuid-v1\0"
+_MAC_DOMAIN = b"vmpack-mac-v1\0"
 
 
 def machine_id(
@@ -40,3 +42,24 @@ def machine_id(
         }
     )
     return "sha256:" + hashlib.sha256(_DOMAIN + preimage).hexdigest()
+
+
+def derive_uuid(seed: bytes) -> str:
+    """The machine UUID of ``seed``: version 8 (RFC 9562), its bits from SHA-256."""
+    import uuid
+
+    raw = bytearray(hashlib.sha256(_UUID_DOMAIN + seed).digest()[:16])
+    raw[6] = raw[6] & 0x0F | 0x80
+    raw[8] = raw[8] & 0x3F | 0x80
+    return str(uuid.UUID(bytes=bytes(raw)))
+
+
+def derive_mac(seed: bytes, index: int, taken: Collection[str | None] = ()) -> str:
+    """The MAC address of card ``index``: QEMU's prefix 52:54:00, and none of those ``taken``."""
+    for attempt in range(1 << 16):
+        number = index.to_bytes(4, "little") + attempt.to_bytes(4, "little")
+        tail = hashlib.sha256(_MAC_DOMAIN + number + seed).digest()[:3]
+        mac = "52:54:00:" + tail.hex(":")
+        if mac not in taken:
+            return mac
+    raise AssertionError("65,536 digests that all are among 32 addresses")
