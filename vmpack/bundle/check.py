@@ -1,0 +1,318 @@
+"""Checks a bundle: every stored byte against its digest, the views against the index.
+
+Plain: segment digests, padding, tables, ``machine-id``. Full: every frame decoded and compared with
+its digest, every disk's content digest. What is damaged is located: a structure, or a disk and the
+guest offset. Source: specs/vmpack-v1.md, "Checking".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from vmpack.bundle.frames import decode_frame
+from vmpack.bundle.index import DigestIndex, Frame, Segment
+from vmpack.bundle.manifest import NVRAM, TPM_STATE, Disk
+from vmpack.bundle.reader import Bundle
+from vmpack.digest import LEAF, ContentDigest, content_digest
+from vmpack.errors import VmpackError
+from vmpack.formats.base import Finding
+from vmpack.formats.qcow2.structs import compressed_range, compressed_entry
+from vmpack.pipeline import ordered, worker_count
+from vmpack.progress import Progress
+from vmpack.units import round_up
+
+_MOST_PLACES = 100
+"""Guest offsets that are named for one damaged segment, at most."""
+_GROUP = 32
+
+
+def check_bundle(
+    bundle: Bundle, *, full: bool, workers: int | None, progress: Progress
+) -> Iterator[Finding]:
+    """Yield what is wrong; nothing when the bundle is sound.
+
+    Raises :class:`InputError` when the file cannot be read; damage never raises.
+    """
+    try:
+        index = bundle.index()
+    except VmpackError as exc:
+        yield _finding(exc)
+        return
+    count = worker_count(workers)
+    with ThreadPoolExecutor(count) as pool:
+        damaged = False
+        for segment in _bad_segments(bundle, index, pool, count, progress):
+            damaged = True
+            yield from _locate(bundle, index, segment)
+        if damaged:
+            # Tables that do not have their digest would only add echoes of the same damage.
+            return
+        yield from _check_structure(bundle, index)
+        if full:
+            yield from _check_frames(bundle, index, pool, count, progress)
+            yield from _check_contents(bundle, index, count, progress)
+
+
+def _finding(exc: VmpackError) -> Finding:
+    where = f" ({exc.field})" if exc.field else ""
+    return Finding("corruption", exc.message + where, offset=exc.offset, clause=exc.clause)
+
+
+def _bad_segments(
+    bundle: Bundle, index: DigestIndex, pool: ThreadPoolExecutor, count: int, progress: Progress
+) -> Iterator[Segment]:
+    source = bundle.source
+
+    def work(segment: Segment) -> tuple[Segment, bool]:
+        data = source.pread(segment.offset, segment.size)
+        return segment, hashlib.sha256(data).digest() == segment.sha256
+
+    progress.stage("checking stored bytes", bundle.header.index_offset)
+    for segment, good in ordered(pool, work, index.segments(), 2 * count):
+        progress.advance(segment.size)
+        if not good:
+            yield segment
+
+
+def _locate(bundle: Bundle, index: DigestIndex, segment: Segment) -> Iterator[Finding]:
+    """What in the bundle a damaged segment holds, as exactly as the bytes allow."""
+    manifest = bundle.manifest
+    if segment.offset >= manifest.pool_end or segment.end <= manifest.pool_offset:
+        where = _structure_at(bundle, segment.offset, segment.end)
+        yield Finding(
+            "corruption", f"{where} is damaged", offset=segment.offset, clause="VMP-SEG-1"
+        )
+        return
+    bad = []
+    for number in index.overlapping(segment.offset, segment.end):
+        frame = index.frame(number)
+        if _decode(bundle, frame) is None:
+            bad.append(frame)
+    found = 0
+    for disk, guest, frame in _users(bundle, bad):
+        found += 1
+        if found <= _MOST_PLACES:
+            yield Finding(
+                "corruption",
+                f"a cluster of disk {disk.id} is damaged ({disk.cluster_size} bytes)",
+                offset=frame.offset,
+                guest_offset=guest,
+                clause="VMP-SEG-1",
+            )
+    if found > _MOST_PLACES:
+        yield Finding("corruption", f"and {found - _MOST_PLACES} more clusters like this")
+    for blob in manifest.blobs:
+        if blob.offset < segment.end and blob.offset + blob.stored_size > segment.offset:
+            try:
+                bundle.blob(blob.name)
+            except VmpackError as exc:
+                found += 1
+                yield _finding(exc)
+    if not found:
+        yield Finding(
+            "corruption",
+            f"the pool's bytes {segment.offset} to {segment.end - 1} changed, "
+            "though every cluster in them still decodes to its content",
+            offset=segment.offset,
+            clause="VMP-SEG-1",
+        )
+
+
+def _decode(bundle: Bundle, frame: Frame) -> bytes | None:
+    raw = bundle.source.pread(frame.offset, frame.size)
+    data = decode_frame(raw, 1 << frame.cluster_bits)
+    if data is None or hashlib.sha256(data).digest() != frame.sha256:
+        return None
+    return data
+
+
+def _users(bundle: Bundle, frames: list[Frame]) -> Iterator[tuple[Disk, int, Frame]]:
+    """Each place of each disk whose data one of ``frames`` holds."""
+    by_offset = {frame.offset: frame for frame in frames}
+    if not by_offset:
+        return
+    for disk in bundle.disks:
+        try:
+            reader = bundle.disk(disk.id)
+            for guest, host, _ in reader.compressed_frames(0, disk.virtual_size):
+                frame = by_offset.get(host + disk.window_offset)
+                if frame is not None:
+                    yield disk, guest, frame
+        except VmpackError:
+            # This disk's tables are damaged too; their own segments say so.
+            continue
+
+
+def _structure_at(bundle: Bundle, offset: int, end: int) -> str:
+    """The structures outside the pool that ``[offset, end)`` touches, in words."""
+    names = []
+    for disk in bundle.disks:
+        start, size, layout = disk.window_offset, disk.cluster_size, disk.layout
+        l2 = start + layout.l1_offset + round_up(8 * layout.l1_entries, size)
+        table = start + layout.refcount_table_offset
+        blocks = table + layout.refcount_table_clusters * size
+        places = (
+            ("view header", start, start + size),
+            ("L1 table", start + layout.l1_offset, l2),
+            ("L2 tables", l2, table),
+            ("refcount table", table, blocks),
+            ("refcount blocks", blocks, start + layout.end),
+        )
+        names += [
+            f"the {name} of disk {disk.id}"
+            for name, low, high in places
+            if low < end and high > offset
+        ]
+    return " or ".join(names) if names else f"the padding at {offset} to {end - 1}"
+
+
+def _check_structure(bundle: Bundle, index: DigestIndex) -> Iterator[Finding]:
+    yield from _check_padding(bundle)
+    yield from _check_pool(bundle, index)
+    for disk in bundle.disks:
+        try:
+            yield from _check_view(bundle, index, disk)
+        except VmpackError as exc:
+            yield _finding(exc)
+    yield from _check_machine(bundle)
+
+
+def _check_padding(bundle: Bundle) -> Iterator[Finding]:
+    """Bytes of no structure are zero (VMP-SEG-2)."""
+    manifest = bundle.manifest
+    gaps = []
+    position = 4096
+    for disk in manifest.disks:
+        gaps.append((position, disk.window_offset))
+        position = disk.window_offset + disk.cluster_size
+    position = manifest.pool_end
+    for disk in manifest.disks:
+        gaps.append((position, disk.window_offset + disk.layout.l1_offset))
+        position = disk.window_offset + disk.layout.end
+    gaps.append((position, manifest.index_offset))
+    for start, end in gaps:
+        if any(bundle.source.pread(start, end - start)):
+            yield Finding(
+                "corruption", f"padding up to {end} is not zero", offset=start, clause="VMP-SEG-2"
+            )
+
+
+def _check_pool(bundle: Bundle, index: DigestIndex) -> Iterator[Finding]:
+    """Frames and blobs fill the pool without a gap or an overlap (VMP-POOL-2)."""
+    blobs = sorted((blob.offset, blob.offset + blob.stored_size) for blob in bundle.manifest.blobs)
+    position = bundle.manifest.pool_offset
+    waiting = iter([*blobs, (-1, -1)])
+    begin, stop = next(waiting)
+    for frame in index.frames():
+        while begin == position:
+            position = stop
+            begin, stop = next(waiting)
+        if frame.offset != position:
+            break
+        position = frame.end
+    while begin == position:
+        position = stop
+        begin, stop = next(waiting)
+    if position != bundle.manifest.pool_end or begin != -1:
+        yield Finding(
+            "corruption", "bytes of the pool belong to no frame, or to two",
+            offset=position, clause="VMP-POOL-2",
+        )
+
+
+def _check_view(bundle: Bundle, index: DigestIndex, disk: Disk) -> Iterator[Finding]:
+    """Tables and refcounts are true, and every cluster maps to a frame of the index."""
+    reader = bundle.disk(disk.id)
+    yield from reader.check()
+    bits = disk.layout.cluster_bits
+    stored, seen = 0, bytearray(index.frame_count)
+    for guest, host, length in reader.compressed_frames(0, disk.virtual_size):
+        number = index.at(host + disk.window_offset)
+        frame = index.frame(number) if number is not None else None
+        if number is not None and frame is not None and frame.cluster_bits == bits:
+            if compressed_range(compressed_entry(host, frame.size, bits), bits)[1] == length:
+                if not seen[number]:
+                    seen[number] = 1
+                    stored += frame.size
+                continue
+        yield Finding(
+            "corruption", f"disk {disk.id} maps a cluster to no frame of the index",
+            offset=host + disk.window_offset, guest_offset=guest, clause="VMP-VIEW-5",
+        )
+    if stored != disk.stored_size:
+        yield Finding(
+            "corruption", f"disk {disk.id} refers to {stored} stored bytes, the manifest says "
+            f"{disk.stored_size}", clause="VMP-MAN-6",
+        )
+
+
+def _check_machine(bundle: Bundle) -> Iterator[Finding]:
+    """The config is valid, speaks of these disks, and ``machine-id`` is its digest."""
+    from vmpack.machine import machine_id
+
+    manifest = bundle.manifest
+    try:
+        observable = bundle.config.observable()
+    except VmpackError as exc:
+        yield _finding(exc)
+        return
+    wanted = machine_id(
+        observable,
+        [(disk.id, disk.content_digest) for disk in manifest.disks],
+        nvram=manifest.blob_sha256(NVRAM),
+        tpm_state=manifest.blob_sha256(TPM_STATE),
+    )
+    if wanted != manifest.machine_id:
+        yield Finding("corruption", f"machine-id should be {wanted}", clause="VMP-ID-2")
+
+
+def _check_frames(
+    bundle: Bundle, index: DigestIndex, pool: ThreadPoolExecutor, count: int, progress: Progress
+) -> Iterator[Finding]:
+    """Every frame decodes to the cluster whose digest the index has."""
+
+    def work(first: int) -> tuple[int, list[Frame]]:
+        frames = [
+            index.frame(number) for number in range(first, min(first + _GROUP, index.frame_count))
+        ]
+        bad = [frame for frame in frames if _decode(bundle, frame) is None]
+        return sum(frame.size for frame in frames), bad
+
+    progress.stage("decoding clusters", bundle.manifest.pool_size)
+    for done, bad in ordered(pool, work, range(0, index.frame_count, _GROUP), 2 * count):
+        progress.advance(done)
+        for frame in bad:
+            yield Finding(
+                "corruption", "a frame does not decode to its digest", offset=frame.offset,
+                clause="VMP-FRAME-2",
+            )
+    for blob in bundle.manifest.blobs:
+        try:
+            bundle.blob(blob.name)
+        except VmpackError as exc:
+            yield _finding(exc)
+
+
+def _check_contents(
+    bundle: Bundle, index: DigestIndex, count: int, progress: Progress
+) -> Iterator[Finding]:
+    for disk in bundle.disks:
+        reader = bundle.disk(disk.id)
+        if disk.cluster_size == LEAF:
+            # Frames were just proven: their digests are the leaves.
+            content = ContentDigest(disk.exact_size)
+            for guest, host, _ in reader.compressed_frames(0, disk.virtual_size):
+                number = index.at(host + disk.window_offset)
+                assert number is not None
+                content.add([(guest // LEAF, index.frame(number).sha256)])
+            digest = content.result()
+        else:
+            progress.stage(f"digesting {disk.id}", None)
+            digest = content_digest(reader, workers=count, progress=progress)
+        if digest != disk.content_digest:
+            yield Finding(
+                "corruption", f"disk {disk.id} has content digest {digest}, the manifest says "
+                f"{disk.content_digest}", clause="VMP-ID-3",
+            )
