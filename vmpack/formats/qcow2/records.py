@@ -46,6 +46,8 @@ class Snapshot:
     vm_state_size: int
     virtual_size: int
     icount: int | None = None
+    end_offset: int = 0
+    """Where the table's next entry begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ def snapshots(source: ByteSource, header: ImageHeader) -> Iterator[Snapshot]:
         if extra_len >= SNAPSHOT_EXTRA.size:
             state, size = SNAPSHOT_EXTRA.unpack_from(extra)
         icount = struct.unpack_from(">Q", extra, 16)[0] if extra_len >= 24 else None
+        position += -(-(SNAPSHOT.size + len(rest)) // 8) * 8
         yield Snapshot(
             l1_offset,
             l1_size,
@@ -94,8 +97,8 @@ def snapshots(source: ByteSource, header: ImageHeader) -> Iterator[Snapshot]:
             state,
             size,
             icount,
+            position,
         )
-        position += -(-(SNAPSHOT.size + len(rest)) // 8) * 8
 
 
 def check_snapshot_l1(snapshot: Snapshot, source: ByteSource, header: ImageHeader) -> None:
