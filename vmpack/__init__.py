@@ -1,1 +1,3 @@
 """vmpack: a VM in one file."""
+
+__version__ = "0.1.0"

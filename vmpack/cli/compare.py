@@ -1,0 +1,59 @@
+"""``vmpack compare``: whether two disks hold the same bytes, as ``qemu-img compare``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmpack.cli.console import GREEN, RED
+from vmpack.cli.options import (
+    ALLOW_BACKING,
+    BACKING_DIR,
+    FORMAT,
+    Argument,
+    Command,
+    backing,
+    option,
+)
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from vmpack.cli.console import Console
+    from vmpack.ops.compare import CompareResult
+
+
+def run(console: Console, arguments: Namespace) -> int:
+    """Compare; 0 the same, 1 different."""
+    from vmpack.ops.compare import compare
+
+    with console.reporter() as progress:
+        result = compare(
+            arguments.a,
+            arguments.b,
+            format_a=arguments.format,
+            format_b=arguments.format_b,
+            **backing(arguments),
+            progress=progress,
+        )
+    console.done(result.as_dict(), [_line(console, result)])
+    return 0 if result.identical else 1
+
+
+def _line(console: Console, result: CompareResult) -> str:
+    return console.style("identical", GREEN) if result.identical else console.style("x", RED)
+
+
+COMMAND = Command(
+    "compare",
+    "Compare the content of two disks, whatever their formats.\n\n"
+    "Exit code 0: the same; 1: they differ; 2 and up: they could not be compared.",
+    (
+        Argument("a", "an image, a bundle, or a disk of one", metavar="A"),
+        Argument("b", "what to compare it with", metavar="B"),
+        FORMAT,
+        option("-F", name="format_b", metavar="FORMAT", help="the format of B; -f is that of A"),
+        ALLOW_BACKING,
+        BACKING_DIR,
+    ),
+    run,
+)

@@ -1,0 +1,93 @@
+"""``vmpack convert``: one disk image into another format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from vmpack.cli.options import (
+    ALLOW_BACKING,
+    BACKING_DIR,
+    FORCE,
+    FORMAT,
+    FORMAT_OPTION,
+    LEVEL,
+    MAX_SIZE,
+    NO_VERIFY,
+    OUTPUT_FORMAT,
+    Argument,
+    Command,
+    backing,
+    format_options,
+    option,
+    whole,
+)
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from vmpack.cli.console import Console
+    from vmpack.ops.convert import ConvertResult
+
+
+def run(console: Console, arguments: Namespace) -> None:
+    """Convert, and say what was written."""
+    options = format_options(arguments.options)
+    if arguments.show_progress and console.progress_mode == "auto":
+        console.progress_mode = "bar"
+    from vmpack.ops.convert import convert
+
+    with console.reporter() as progress:
+        result = convert(
+            arguments.source,
+            arguments.target,
+            source_format=arguments.format,
+            output_format=arguments.output_format,
+            options=options,
+            compressed=arguments.compressed,
+            level=arguments.level,
+            workers=arguments.workers,
+            snapshot=arguments.snapshot,
+            **backing(arguments),
+            max_size=arguments.max_size,
+            verify=not arguments.no_verify,
+            dry_run=arguments.dry_run,
+            target_exists=arguments.target_exists,
+            force=arguments.force,
+            progress=progress,
+        )
+    console.done(result.as_dict(), _lines(result))
+
+
+def _lines(result: ConvertResult) -> Iterator[str]:
+    yield str(result)
+
+
+COMMAND = Command(
+    "convert",
+    "Convert a disk image into another format. What was written is read back and compared.",
+    (
+        Argument("source", "an image, or a disk of a bundle (app.vmpack#root)", metavar="SRC"),
+        Argument("target", "the image to write", metavar="DST"),
+        FORMAT,
+        OUTPUT_FORMAT,
+        FORMAT_OPTION,
+        option("-c", name="compressed", help="compress the clusters"),
+        option("-n", name="target_exists", help="DST is there already (a block device, say)"),
+        option(
+            "-p",
+            name="show_progress",
+            help="show progress, as lines of text where there is no terminal",
+        ),
+        option("-m", name="workers", metavar="N", convert=whole, help="threads to work with"),
+        LEVEL,
+        option("--snapshot", name="snapshot", metavar="S", help="an internal snapshot of SRC"),
+        ALLOW_BACKING,
+        BACKING_DIR,
+        MAX_SIZE,
+        NO_VERIFY,
+        option("--dry-run", name="dry_run", help="say what would be done, write nothing"),
+        FORCE,
+    ),
+    run,
+)

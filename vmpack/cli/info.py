@@ -1,0 +1,51 @@
+"""``vmpack info``: what an image or a bundle is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmpack.cli.options import (
+    ALLOW_BACKING,
+    BACKING_DIR,
+    FORMAT,
+    PATH,
+    Command,
+    backing,
+    option,
+)
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from vmpack.cli.console import Console
+
+
+def run(console: Console, arguments: Namespace) -> None:
+    """Print the facts."""
+    from vmpack.ops.info import info
+
+    result = info(
+        arguments.path, format=arguments.format, digest=arguments.digest, **backing(arguments)
+    )
+    document = result.as_dict()
+    if console.json:
+        console.result(document, ())
+        return
+    from vmpack.cli.describe import describe
+
+    console.result(document, describe(document, console))
+
+
+COMMAND = Command(
+    "info",
+    "Show what an image or a bundle is. Nothing but the file itself is opened, and no guest data\n"
+    "is read, unless asked for.",
+    (
+        PATH,
+        FORMAT,
+        option("--digest", name="digest", help="compute the digest of the disk's content"),
+        ALLOW_BACKING,
+        BACKING_DIR,
+    ),
+    run,
+)

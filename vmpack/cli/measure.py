@@ -1,0 +1,59 @@
+"""``vmpack measure``: how large an output would be, as ``qemu-img measure``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vmpack.cli.human import exact_size, fields
+from vmpack.cli.options import (
+    FORMAT_OPTION,
+    OUTPUT_FORMAT,
+    Argument,
+    Command,
+    format_options,
+    option,
+    size,
+)
+from vmpack.errors import UsageError
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from vmpack.cli.console import Console
+
+
+def run(console: Console, arguments: Namespace) -> None:
+    """Print the sizes."""
+    if (arguments.path is None) == (arguments.size is None):
+        raise UsageError(
+            "measure takes a PATH or --size, one of the two",
+            field="PATH",
+            hint="see 'vmpack measure --help'",
+        )
+    if arguments.output_format is None:
+        raise UsageError("no format is named", field="-O", hint="add -O qcow2 or -O raw")
+    from vmpack.ops.measure import measure
+
+    target = arguments.size if arguments.path is None else arguments.path
+    document = measure(target, arguments.output_format, format_options(arguments.options))
+    rows = [(name.replace("-", " "), exact_size(value)) for name, value in document.items()]
+    console.result(document, fields(rows))
+
+
+COMMAND = Command(
+    "measure",
+    "Show how many bytes a conversion of PATH, or of an empty disk of a SIZE, would need.",
+    (
+        Argument("path", "an image, a bundle, or a disk of one", metavar="PATH", optional=True),
+        OUTPUT_FORMAT,
+        FORMAT_OPTION,
+        option(
+            "--size",
+            name="size",
+            metavar="SIZE",
+            convert=size,
+            help="measure an empty disk of SIZE in place of a PATH",
+        ),
+    ),
+    run,
+)

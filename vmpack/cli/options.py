@@ -1,0 +1,181 @@
+"""What commands are made of, and the options that they share (each means the same everywhere).
+
+A command declares its arguments as data: the parser, ``--help``, shell completion and the test of
+``specs/cli-v1.md`` all read the one declaration. Parsing is argparse's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vmpack.errors import UsageError
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from vmpack.cli.console import Console
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument (``flags`` empty) or option of a command."""
+
+    name: str
+    """The attribute of the parsed namespace."""
+    help: str
+    flags: tuple[str, ...] = ()
+    metavar: str = ""
+    """What stands for the value; an option without one is a switch."""
+    choices: tuple[str, ...] = ()
+    convert: Callable[[str], object] = str
+    """Raises :class:`UsageError`, which gets the flag as its ``field``."""
+    default: object = None
+    many: bool = False
+    """May be repeated (an option), or stands for any number of words (an argument)."""
+    optional: bool = False
+
+    @property
+    def shown(self) -> str:
+        """How messages name it: the longest flag, or the metavar."""
+        return max(self.flags, key=len) if self.flags else self.metavar
+
+    @property
+    def is_switch(self) -> bool:
+        """An option that takes no value."""
+        return bool(self.flags) and not self.metavar and not self.choices
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: its arguments, and what it does with them."""
+
+    name: str
+    about: str
+    """Paragraphs for ``--help``."""
+    arguments: tuple[Argument, ...]
+    run: Callable[[Console, Namespace], int | None]
+    """Parsed arguments in, exit code out (``None`` is 0); errors are raised."""
+
+
+def option(*flags: str, name: str, help: str, **more: Any) -> Argument:  # noqa: A002  argparse's word
+    """An option with these flags."""
+    return Argument(name, help, flags, **more)
+
+
+def whole(text: str) -> int:
+    """A positive whole number."""
+    if not text.isascii() or not text.isdigit() or int(text[:9]) == 0 or len(text) > 9:
+        raise UsageError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def integer(text: str) -> int:
+    """A whole number, negative ones included."""
+    digits = text.removeprefix("-")
+    if not digits.isascii() or not digits.isdigit() or len(digits) > 9:
+        raise UsageError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def size(text: str) -> int:
+    """Bytes: ``4096``, ``64K``, ``1.5G``."""
+    from vmpack.units import parse_size
+
+    try:
+        return parse_size(text)
+    except UsageError as exc:
+        # The flag's name, which the parser adds, says it better.
+        raise UsageError(exc.message.removeprefix("size: "), hint=exc.hint) from exc
+
+
+OUTPUT = option(
+    "--output",
+    name="output",
+    choices=("human", "json"),
+    help="form of the result on stdout (default: human)",
+)
+PROGRESS = option(
+    "--progress",
+    name="progress",
+    choices=("auto", "none", "json"),
+    help="progress on stderr: a bar on a terminal, nothing, or JSON lines (default: auto)",
+)
+QUIET = option("-q", "--quiet", name="quiet", help="say nothing but errors and what was asked for")
+VERBOSE = option("-v", "--verbose", name="verbose", help="say more about errors: their causes")
+COMMON = (OUTPUT, PROGRESS, QUIET, VERBOSE)
+"""Every command has these; they may stand before its name, too."""
+
+PATH = Argument("path", "an image, a bundle, or a disk of a bundle (app.vmpack#root)", (), "PATH")
+FORMAT = option(
+    "-f",
+    "--format",
+    name="format",
+    metavar="FORMAT",
+    help="the image's format; raw is never guessed from content",
+)
+OUTPUT_FORMAT = option(
+    "-O", "--output-format", name="output_format", metavar="FORMAT", help="the format to write"
+)
+FORMAT_OPTION = option(
+    "-o",
+    name="options",
+    metavar="K=V",
+    many=True,
+    help="option of the format to write (repeat, or separate by commas)",
+)
+ALLOW_BACKING = option(
+    "--allow-backing",
+    name="allow_backing",
+    help="follow backing files within the image's own folder",
+)
+BACKING_DIR = option(
+    "--allow-backing-dir",
+    name="backing_dirs",
+    metavar="DIR",
+    many=True,
+    help="follow backing files within DIR as well (repeat)",
+)
+MAX_SIZE = option(
+    "--max-size",
+    name="max_size",
+    metavar="SIZE",
+    convert=size,
+    help="refuse a source whose virtual disk is larger",
+)
+FORCE = option("--force", name="force", help="replace what is at the output already")
+LEVEL = option(
+    "--level", name="level", metavar="N", convert=integer, help="compression level (default: 3)"
+)
+NO_VERIFY = option(
+    "--no-verify", name="no_verify", help="do not prove the content that was written"
+)
+
+
+def pairs(values: Sequence[str], *, flag: str, what: str) -> dict[str, str]:
+    """``KEY=VALUE`` options as a mapping; raises :class:`UsageError` for anything else."""
+    found: dict[str, str] = {}
+    for text in values:
+        key, equals, value = text.partition("=")
+        if not equals or not key or not value:
+            raise UsageError(f"{text!r} is not {what}", field=flag, hint=f"write {flag} {what}")
+        if key in found:
+            raise UsageError(f"{key!r} is given twice", field=flag)
+        found[key] = value
+    return found
+
+
+def format_options(values: Sequence[str]) -> dict[str, str]:
+    """``-o k=v``, repeated or with commas as qemu-img has it (a doubled comma is a comma)."""
+    parts: list[str] = []
+    for text in values:
+        pieces = text.replace(",,", "\0").split(",")
+        parts.extend(piece.replace("\0", ",") for piece in pieces)
+    return pairs(parts, flag="-o", what="KEY=VALUE")
+
+
+def backing(arguments: Namespace) -> dict[str, Any]:
+    """``allow_backing`` and ``backing_dirs`` as the library takes them; a folder implies both."""
+    folders = tuple(arguments.backing_dirs)
+    return {"allow_backing": arguments.allow_backing or bool(folders), "backing_dirs": folders}

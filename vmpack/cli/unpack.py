@@ -1,0 +1,57 @@
+"""``vmpack unpack``: a bundle's disks, config and blobs into a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from vmpack.cli.options import FORCE, NO_VERIFY, Argument, Command, option
+from vmpack.errors import UsageError
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from vmpack.cli.console import Console
+    from vmpack.ops.unpack import UnpackResult
+
+
+def run(console: Console, arguments: Namespace) -> None:
+    """Unpack, and say which files there are now."""
+    if arguments.folder is None:
+        raise UsageError("no folder to write is named", field="-o", hint="add -o DIR")
+    from vmpack.ops.unpack import unpack
+
+    with console.reporter() as progress:
+        result = unpack(
+            arguments.bundle,
+            arguments.folder,
+            to=arguments.to,
+            force=arguments.force,
+            verify=not arguments.no_verify,
+            progress=progress,
+        )
+    console.done(result.as_dict(), _lines(result))
+
+
+def _lines(result: UnpackResult) -> Iterator[str]:
+    yield str(result)
+
+
+COMMAND = Command(
+    "unpack",
+    "Unpack a bundle into disk images and files; the content is proved by its digests.",
+    (
+        Argument("bundle", "the bundle to unpack", metavar="BUNDLE"),
+        option("-o", name="folder", metavar="DIR", help="the folder to write (required)"),
+        option(
+            "--to",
+            name="to",
+            choices=("qcow2", "raw"),
+            default="qcow2",
+            help="the form of the disks (default: qcow2)",
+        ),
+        NO_VERIFY,
+        FORCE,
+    ),
+    run,
+)
