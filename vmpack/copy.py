@@ -84,7 +84,7 @@ def copy_image(
         offset, length = batch
         data = reader.read(offset, length)
         leaves = leaf_digests(offset, data) if digest else []
-        return length, _writing(path, writer.prepare, offset, data), leaves
+        return length, writing(path, writer.prepare, offset, data), leaves
 
     progress.stage(label, data_bytes(reader, unit))
     with ThreadPoolExecutor(count) as pool:
@@ -103,11 +103,12 @@ def copy_image(
         finally:
             for future in writes:
                 future.cancel()
-        _writing(path, writer.finish)
+        writing(path, writer.finish)
     return CopyResult(content.result() if digest else None, total)
 
 
-def _writing(path: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def writing(path: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """``call(*args, **kwargs)``, an ``OSError`` of it as :class:`OutputError` about ``path``."""
     try:
         return call(*args, **kwargs)
     except OSError as exc:

@@ -1,0 +1,270 @@
+"""``vmpack pack``: disk images, a config and files become one bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from vmpack.bundle.manifest import MAX_BLOB, Manifest
+from vmpack.bundle.writer import DEFAULT_LEVEL, BundleWriter, default_cluster_size
+from vmpack.errors import InputError, RefusedError, UsageError
+from vmpack.formats.base import ImageReader, OpenOptions
+from vmpack.machine import canonical
+from vmpack.ops.opening import open_image, require_max_size
+from vmpack.output import Output
+from vmpack.progress import SILENT, Progress
+from vmpack.source import ByteSource
+
+if TYPE_CHECKING:
+    from vmpack.machine import DiskFacts, MachineConfig
+
+PathLike = str | os.PathLike[str]
+Identity = Literal["keep", "new", "derive"]
+
+
+@dataclass(frozen=True, slots=True)
+class PackResult:
+    """The bundle that was written."""
+
+    path: str
+    id: str
+    machine_id: str
+    size: int
+    """Bytes of the bundle."""
+    disks: tuple[Mapping[str, object], ...]
+    """The manifest's entries: id, virtual-size, stored-size, content-digest, window, ..."""
+    config: Mapping[str, object]
+    sync_seconds: float
+    """Time spent waiting for the disk (fsync)."""
+
+    def as_dict(self) -> dict[str, object]:
+        """The JSON document of ``vmpack pack``."""
+        return {
+            "filename": self.path,
+            "format": "vmpack",
+            "id": self.id,
+            "machine-id": self.machine_id,
+            "name": self.config.get("name"),
+            "size": self.size,
+            "disks": [dict(disk) for disk in self.disks],
+            "config": dict(self.config),
+            "sync-milliseconds": round(self.sync_seconds * 1000),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A disk to pack: its id, its reader and what its source looked like at the start."""
+
+    id: str
+    path: str
+    reader: ImageReader
+    stamp: tuple[int, int] | None
+
+
+def pack(
+    sources: Sequence[PathLike],
+    output: PathLike,
+    *,
+    format: str | None = None,  # noqa: A002 - the option's name
+    config: MachineConfig | None = None,
+    config_path: PathLike | None = None,
+    disks: Mapping[str, PathLike] | None = None,
+    blobs: Mapping[str, PathLike] | None = None,
+    name: str | None = None,
+    identity: Identity = "keep",
+    level: int = DEFAULT_LEVEL,
+    cluster_size: int | None = None,
+    workers: int | None = None,
+    allow_backing: bool = False,
+    backing_dirs: Sequence[PathLike] = (),
+    max_size: int | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> PackResult:
+    """Write a bundle of ``sources`` (images, the boot disk first) to ``output``.
+
+    ``config`` or the TOML file ``config_path`` describes the machine; what it leaves open is
+    pinned from vmpack's own table. Images take the ids of the config's disks in order, then
+    ``root``, ``disk1``, ``disk2``...; ``disks`` gives an image to an id by name. ``blobs`` are
+    files to keep, by name (``nvram`` and ``tpm-state`` are the machine's). ``cluster_size`` in
+    bytes holds for all disks. ``max_size`` bounds each disk's virtual size in bytes.
+
+    Raises :class:`UsageError` for arguments that do not fit together, :class:`InputError`,
+    :class:`RefusedError` or :class:`DamagedError` for sources, :class:`OutputError` for the output;
+    on any error nothing is written.
+    """
+    _check_level(level)
+    wanted = _load_config(config, config_path)
+    options = OpenOptions(
+        allow_backing=allow_backing, backing_dirs=tuple(os.fspath(one) for one in backing_dirs)
+    )
+    with ExitStack() as stack:
+        opened = []
+        for disk_id, path in _assign_ids(sources, disks or {}, wanted):
+            reader = open_image(path, format=format, options=options)
+            stack.callback(reader.close)
+            require_max_size(reader, max_size)
+            opened.append(_Opened(disk_id, path, reader, _stamp(reader)))
+        kept = _read_blobs(blobs or {})
+        inputs = [source for one in opened if (source := _source(one.reader)) is not None]
+        out = stack.enter_context(Output(output, force=force, inputs=inputs, mode=0o444))
+        plan = [
+            (one.id, cluster_size or default_cluster_size(one.reader.virtual_size))
+            for one in opened
+        ]
+        spool_dir = os.path.dirname(out.path) if out.device_size is None else None
+        writer = stack.enter_context(
+            BundleWriter(out, plan, level=level, workers=workers, spool_dir=spool_dir)
+        )
+        digests = [
+            (one.id, writer.add_disk(one.reader, progress=progress)) for one in opened
+        ]
+        for blob_name, data in kept.items():
+            writer.add_blob(blob_name, data)
+        for one in opened:
+            _check_unchanged(one)
+        pinned = _pin(wanted, opened, digests, name, identity)
+        manifest = writer.finish(pinned.to_json_dict(), pinned.observable(), _provenance(opened))
+        progress.stage("syncing", None)
+        out.commit()
+        return _result(os.fspath(output), manifest, out.sync_seconds)
+
+
+def _check_level(level: int) -> None:
+    if not 1 <= level <= 22:
+        raise UsageError(f"level {level} is not from 1 to 22", hint="3 is the default; 19 is small")
+
+
+def _load_config(
+    config: MachineConfig | None, config_path: PathLike | None
+) -> MachineConfig | None:
+    if config_path is None:
+        return config
+    if config is not None:
+        raise UsageError("both a config and a config file were given")
+    from vmpack.machine import MachineConfig
+
+    return MachineConfig.from_file(config_path)
+
+
+def _assign_ids(
+    sources: Sequence[PathLike], named: Mapping[str, PathLike], config: MachineConfig | None
+) -> list[tuple[str, str]]:
+    """``(disk id, path)`` in the config's order, then the order of the arguments."""
+    given = {disk_id: os.fspath(path) for disk_id, path in named.items()}
+    waiting = [os.fspath(path) for path in sources]
+    assigned: dict[str, str] = {}
+    for disk in (config.disks or ()) if config is not None else ():
+        if disk.id in given:
+            assigned[disk.id] = given.pop(disk.id)
+        elif waiting and not disk.empty:
+            assigned[disk.id] = waiting.pop(0)
+    assigned |= given
+    number = 0
+    for path in waiting:
+        disk_id = "root" if not assigned else f"disk{number}"
+        while disk_id in assigned or disk_id == "disk0":
+            number += 1
+            disk_id = f"disk{number}"
+        assigned[disk_id] = path
+    if not assigned:
+        raise UsageError("no disk image to pack", hint="name one: vmpack pack DISK -o NAME.vmpack")
+    return list(assigned.items())
+
+
+def _source(reader: ImageReader) -> ByteSource | None:
+    found = getattr(reader, "source", None)
+    return found if isinstance(found, ByteSource) else None
+
+
+def _stamp(reader: ImageReader) -> tuple[int, int] | None:
+    source = _source(reader)
+    if source is None:
+        return None
+    state = os.fstat(source.fd)
+    return state.st_size, state.st_mtime_ns
+
+
+def _check_unchanged(one: _Opened) -> None:
+    """A source that was written meanwhile would be packed torn."""
+    if one.stamp != _stamp(one.reader):
+        raise InputError(
+            "was changed while it was packed", path=one.path,
+            hint="shut the machine that uses it down, then pack again",
+        )
+
+
+def _read_blobs(blobs: Mapping[str, PathLike]) -> dict[str, bytes]:
+    kept = {}
+    for name, path in blobs.items():
+        with ByteSource.open(path) as source:
+            if source.size > MAX_BLOB:
+                raise RefusedError(
+                    f"{source.size} bytes, at most {MAX_BLOB} are kept as a file of the bundle",
+                    path=source.path, hint="pack it as a disk: --disk ID=PATH",
+                )
+            kept[name] = source.pread(0, source.size)
+    return kept
+
+
+def _pin(
+    config: MachineConfig | None,
+    opened: Sequence[_Opened],
+    digests: Sequence[tuple[str, str]],
+    name: str | None,
+    identity: Identity,
+) -> MachineConfig:
+    from vmpack.machine import DiskFacts, pin, read_boot_layout
+
+    facts: list[DiskFacts] = []
+    for one in opened:
+        reader = one.reader
+        kind: Literal["disk", "cdrom"] = "cdrom" if one.path.lower().endswith(".iso") else "disk"
+        layout = read_boot_layout(reader.read, reader.virtual_size)
+        facts.append(DiskFacts(one.id, reader.virtual_size, kind=kind, layout=layout))
+    described = config.observable() if config is not None else {}
+    seed = canonical.dumps({"config": described, "disks": [list(pair) for pair in digests]})
+    if name is None and (config is None or config.name is None):
+        name = _default_name(opened[0].path)
+    return pin(
+        config,
+        facts,
+        seed=hashlib.sha256(b"vmpack-identity-v1\0" + seed).digest(),
+        name=name,
+        identity=identity,
+    )
+
+
+def _default_name(path: str) -> str:
+    """The first source's name without its suffixes, in characters that every host takes."""
+    stem = os.path.basename(path.partition("#")[0]).split(".")[0]
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:64] or "vm"
+
+
+def _provenance(opened: Sequence[_Opened]) -> dict[str, object]:
+    """Where the bundle came from, without a path of the host that made it."""
+    from vmpack import __version__
+
+    return {
+        "vmpack": __version__,
+        "sources": [{"id": one.id, "format": one.reader.format.qemu_name} for one in opened],
+    }
+
+
+def _result(path: str, manifest: Manifest, sync_seconds: float) -> PackResult:
+    raw = manifest.encode()
+    return PackResult(
+        path=path,
+        id="sha256:" + hashlib.sha256(raw).hexdigest(),
+        machine_id=manifest.machine_id,
+        size=manifest.index_offset + manifest.index_size + len(raw),
+        disks=tuple(disk.as_dict() for disk in manifest.disks),
+        config=manifest.config,
+        sync_seconds=sync_seconds,
+    )

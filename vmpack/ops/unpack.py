@@ -1,0 +1,168 @@
+"""``vmpack unpack``: a bundle becomes a folder of disk images, a config and files."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Literal
+
+from vmpack.bundle.manifest import Disk
+from vmpack.bundle.reader import Bundle
+from vmpack.errors import DamagedError, OutputError, UsageError, from_os_error
+from vmpack.output import Output
+from vmpack.progress import SILENT, Progress
+
+PathLike = str | os.PathLike[str]
+Target = Literal["raw", "qcow2"]
+CONFIG_NAME = "vm.toml"
+BLOB_FOLDER = "blobs"
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackResult:
+    """What was written, in the order of the bundle."""
+
+    folder: str
+    disks: tuple[tuple[str, str], ...]
+    """``(disk id, path)``."""
+    files: tuple[str, ...]
+    """The config and the blobs."""
+    sync_seconds: float
+
+    def as_dict(self) -> dict[str, object]:
+        """The JSON document of ``vmpack unpack``."""
+        return {
+            "folder": self.folder,
+            "disks": [{"id": disk_id, "filename": path} for disk_id, path in self.disks],
+            "files": list(self.files),
+            "sync-milliseconds": round(self.sync_seconds * 1000),
+        }
+
+
+def unpack(
+    bundle: PathLike,
+    out_dir: PathLike,
+    *,
+    to: Target = "qcow2",
+    force: bool = False,
+    verify: bool = True,
+    workers: int | None = None,
+    progress: Progress = SILENT,
+) -> UnpackResult:
+    """Write the disks of ``bundle`` as ``ID.raw`` or ``ID.qcow2``, ``vm.toml`` and its blobs.
+
+    Raw disks have the source's exact bytes and size, holes as holes; qcow2 disks get the bundle's
+    frames as they are. ``verify`` checks content digests (raw) or stored digests (qcow2). Files
+    appear under their names when all of them are complete.
+
+    Raises :class:`DamagedError` when the bundle is not sound, :class:`OutputError` when a file
+    exists and ``force`` is not set or cannot be written; on any error no file is left.
+    """
+    if to not in ("raw", "qcow2"):
+        raise UsageError(f"unknown target {to!r}", hint="targets are raw and qcow2")
+    folder = os.fspath(out_dir)
+    with Bundle.open(bundle) as opened, ExitStack() as stack:
+        config = opened.config.to_toml().encode()
+        made = _make_folder(folder)
+        done = False
+        outputs: list[Output] = []
+        try:
+
+            def output(name: str) -> Output:
+                path = os.path.join(folder, name)
+                out = stack.enter_context(Output(path, force=force, inputs=[opened.source]))
+                outputs.append(out)
+                return out
+
+            for disk in opened.disks:
+                out = output(f"{disk.id}.{to}")
+                write = _write_raw if to == "raw" else _write_qcow2
+                write(opened, disk, out, verify, workers, progress)
+            files = {CONFIG_NAME: config}
+            for blob in opened.manifest.blobs:
+                files[os.path.join(BLOB_FOLDER, blob.name)] = opened.blob(blob.name)
+            if opened.manifest.blobs:
+                made = [*_make_folder(os.path.join(folder, BLOB_FOLDER)), *made]
+            for name, data in files.items():
+                _write_file(output(name), data)
+            progress.stage("syncing", None)
+            for out in outputs:
+                out.commit()
+            done = True
+        finally:
+            if not done:
+                _remove_folders(made)
+        return UnpackResult(
+            folder=folder,
+            disks=tuple(
+                (disk.id, os.path.join(folder, f"{disk.id}.{to}")) for disk in opened.disks
+            ),
+            files=tuple(os.path.join(folder, name) for name in files),
+            sync_seconds=sum(out.sync_seconds for out in outputs),
+        )
+
+
+def _make_folder(folder: str) -> list[str]:
+    """Create ``folder`` if it is absent; the folders that were created."""
+    try:
+        os.mkdir(folder)
+    except FileExistsError:
+        if not os.path.isdir(folder):
+            raise OutputError("is not a folder", path=folder, hint="name a folder") from None
+        return []
+    except OSError as exc:
+        raise from_os_error(exc, path=folder, writing=True) from exc
+    return [folder]
+
+
+def _remove_folders(folders: list[str]) -> None:
+    for folder in folders:
+        try:
+            os.rmdir(folder)
+        except OSError:
+            # Something is in it that this run did not write, or a file that was complete already.
+            return
+
+
+def _write_raw(
+    bundle: Bundle, disk: Disk, out: Output, verify: bool, workers: int | None, progress: Progress
+) -> None:
+    from vmpack.copy import copy_image, writing
+    from vmpack.formats.raw import RawWriter
+
+    result = copy_image(
+        bundle.disk(disk.id),
+        writing(out.name, RawWriter, out.fd, disk.exact_size),
+        out.fd,
+        path=out.name,
+        workers=workers,
+        progress=progress,
+        label=f"unpacking {disk.id}",
+        digest=verify,
+    )
+    if verify and result.content_digest != disk.content_digest:
+        raise DamagedError(
+            f"disk {disk.id} has content digest {result.content_digest}, "
+            f"the manifest says {disk.content_digest}",
+            path=bundle.path,
+            clause="VMP-ID-3",
+            hint="vmpack check --full says what is damaged",
+        )
+
+
+def _write_qcow2(
+    bundle: Bundle, disk: Disk, out: Output, verify: bool, workers: int | None, progress: Progress
+) -> None:
+    from vmpack.bundle.passthrough import copy_disk
+
+    copy_disk(
+        bundle, disk.id, out.fd, path=out.name, verify=verify, workers=workers, progress=progress
+    )
+
+
+def _write_file(out: Output, data: bytes) -> None:
+    from vmpack.copy import write_all
+    from vmpack.formats.base import Job
+
+    write_all(out.fd, Job(0, data), out.name)
