@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import tools
+from tests.support import guests, tools
 from tests.support.disks import random_disk as write_random_disk
 from tests.support.qemu import QemuImg, qemu_imgs
 
@@ -60,3 +60,15 @@ def random_disk(tmp_path: Path) -> Callable[..., tuple[Path, bytes]]:
         return path, write_random_disk(path, size, seed=seed)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def guest_bios() -> Path:
+    """Disk of the small Linux guest for BIOS, in the cache: read it, copy it, never write it."""
+    return guests.small("bios")
+
+
+@pytest.fixture(scope="session")
+def guest_uefi() -> Path:
+    """Disk of the small Linux guest for UEFI, in the cache: read it, copy it, never write it."""
+    return guests.small("uefi")

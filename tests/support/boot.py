@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import select
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from tests.support.tools import require_tool
 
 TCG = ("-accel", "tcg", "-cpu", "Nehalem-v1")
 POLL_S = 0.02
+REPLY_S = 20
 
 
 class Guest:
@@ -25,19 +25,20 @@ class Guest:
     def __init__(self, process: subprocess.Popen[bytes], log: Path):
         self.log = log
         self.events: list[dict[str, Any]] = []
+        self.keyboard: int | None = None
         self._process = process
         self._pending = b""
         self._replies: list[dict[str, Any]] = []
         self._ended = False
         self.command("qmp_capabilities")
 
-    def command(self, name: str, timeout_s: float = 20, **arguments: Any) -> Any:
+    def command(self, name: str, **arguments: Any) -> Any:
         """Run one QMP command and return what it returns."""
         assert self._process.stdin is not None
         request = json.dumps({"execute": name, "arguments": arguments}).encode() + b"\n"
         self._process.stdin.write(request)
         self._process.stdin.flush()
-        self.wait_until(lambda: bool(self._replies), timeout_s, f"no reply to {name}")
+        self.wait_until(lambda: bool(self._replies), REPLY_S, f"no reply to {name}")
         reply = self._replies.pop(0)
         assert "return" in reply, reply
         return reply["return"]
@@ -65,8 +66,8 @@ class Guest:
 
     def type_into_serial(self, text: str) -> None:
         """Send keystrokes to the serial console; needs a guest booted with ``typing=True``."""
-        with self.log.with_suffix(".in").open("r+b", buffering=0) as fifo:
-            fifo.write(text.encode())
+        assert self.keyboard is not None, "booted without typing=True"
+        os.write(self.keyboard, text.encode())
 
     def saw(self, event: str) -> bool:
         """True when QEMU has reported this event."""
@@ -76,7 +77,7 @@ class Guest:
         return self.serial()[-2000:]
 
     def wait_until(self, done: Callable[[], bool], timeout_s: float, complaint: str) -> None:
-        """Return once ``done()``; past the deadline the test fails with the console's last words."""
+        """Return once ``done()``; past the deadline the test fails, with the console's end."""
         deadline = time.monotonic() + timeout_s
         while not done():
             self._receive()
@@ -122,23 +123,28 @@ def boot(
             stdout=subprocess.PIPE,
             stderr=stderr,
         )
+    guest = None
     with process:
         try:
             guest = Guest(process, log)
             if typing:
-                _open_for_typing(guest)
+                guest.keyboard = _open_for_typing(guest)
             yield guest
         finally:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
+            if guest is not None and guest.keyboard is not None:
+                os.close(guest.keyboard)
 
 
-def _open_for_typing(guest: Guest) -> None:
-    # A file backend loses nothing and still takes input when a FIFO is its `in`.
+def _open_for_typing(guest: Guest) -> int:
+    # A file backend loses nothing and still takes input when a FIFO is its `in`. The FIFO stays
+    # open here: QEMU stops listening at the first end of file.
     fifo = guest.log.with_suffix(".in")
     os.mkfifo(fifo, 0o600)
+    keyboard = os.open(fifo, os.O_RDWR | os.O_CLOEXEC)
     backend = {"out": str(guest.log), "in": str(fifo), "append": True}
-    with fifo.open("r+b", buffering=0):
-        guest.command("chardev-change", id="serial", backend={"type": "file", "data": backend})
+    guest.command("chardev-change", id="serial", backend={"type": "file", "data": backend})
+    return keyboard
 
 
 def raw_disk(path: Path, device: str = "virtio-blk") -> list[str]:
