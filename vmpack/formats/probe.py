@@ -42,7 +42,7 @@ MAGICS = (
     Magic("parallels", 0, b"WithouFreSpacExt"),
     Magic("bochs", 0, b"Bochs Virtual HD Image"),
     Magic("cloop", 0, b"#!/bin/sh\n#V2.0 Format\n"),
-    Magic("vmpack", 0, b"vmpack"),
+    Magic("vmpack", 0, b"\x89VMPACK\n"),
     Magic("vma", 0, b"VMA\0"),
     Magic("ewf", 0, b"EVF\x09\x0d\x0a\xff\0"),
     Magic("wim", 0, b"MSWIM\0\0\0"),

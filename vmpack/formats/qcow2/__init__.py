@@ -39,6 +39,7 @@ FORMAT = Format(
     options={
         "compat": "version: 1.1 (default) or 0.10",
         "cluster_size": "bytes of a cluster: 512 to 2M, default 64K",
-        "compression_type": "zlib or zstd (default zstd)",
+        "compression_type": "zlib or zstd; with -c zstd by default, zlib for compat 0.10",
+        "refcount_bits": "16 (default) or 32",
     },
 )

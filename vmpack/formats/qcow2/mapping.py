@@ -223,7 +223,7 @@ class Mapping:
                     f"guest offset {run.offset}: {visible} bytes at {run.host} lie outside the "
                     f"file's {self._data_size} bytes",
                     path=self.source.path,
-                    offset=run.host,
+                    offset=self.source.base + run.host,
                     clause="QCOW2-MAP-4",
                     hint="the file is cut short",
                 )
@@ -245,7 +245,7 @@ class Mapping:
             raise DamagedError(
                 f"guest offset {guest} is mapped onto the image's own tables",
                 path=self.source.path,
-                offset=host,
+                offset=self.source.base + host,
                 clause="QCOW2-MAP-5",
             )
 
@@ -306,7 +306,7 @@ class Mapping:
         return DamagedError(
             f"L1 entry {number} (0x{entry:016x}) {why}",
             path=self.source.path,
-            offset=self._l1_place[0] + number * 8,
+            offset=self.source.base + self._l1_place[0] + number * 8,
             clause="QCOW2-MAP-2",
         )
 

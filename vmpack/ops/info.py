@@ -1,0 +1,103 @@
+"""What an image or a bundle is: one file opened, read-only, and nothing of the guest read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vmpack.formats.base import ImageReader, OpenOptions
+from vmpack.ops.opening import Path, is_bundle, open_image, parse_target, sources_of
+from vmpack.progress import SILENT, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class InfoResult:
+    """One document for each image: the one asked for, then its backing files if allowed."""
+
+    documents: Sequence[Mapping[str, object]]
+
+    def as_dict(self) -> dict[str, object]:
+        """The JSON document: qemu-img's fields, or a bundle's.
+
+        ``chain`` lists the backing files' documents, nearest first, where they were followed.
+        """
+        first = dict(self.documents[0])
+        if len(self.documents) > 1:
+            first["chain"] = [dict(one) for one in self.documents[1:]]
+        return first
+
+
+def info(
+    path: Path,
+    *,
+    format: str | None = None,  # noqa: A002 - qemu-img's word
+    digest: bool = False,
+    allow_backing: bool = False,
+    backing_dirs: Sequence[str] = (),
+    workers: int | None = None,
+    progress: Progress = SILENT,
+) -> InfoResult:
+    """The facts of an image, of a bundle, or of a bundle's disk (``app.vmpack#root``).
+
+    ``digest`` reads the guest's data for its content digest; a bundle has them recorded.
+    Raises what opening raises; an image that cannot be read (encrypted, backing file not allowed)
+    still has its facts shown, unless ``digest`` asks for its data.
+    """
+    if format in (None, "vmpack") and parse_target(path)[1] is None and _bundle(path):
+        from vmpack.bundle import Bundle
+
+        with Bundle.open(path) as bundle:
+            return InfoResult([bundle.info_dict()])
+    options = OpenOptions(
+        allow_backing=allow_backing,
+        backing_dirs=tuple(backing_dirs),
+        metadata_only=not (digest or allow_backing),
+    )
+    reader = open_image(path, format=format, options=options)
+    try:
+        documents = []
+        current: ImageReader | None = reader
+        while current is not None:
+            documents.append(describe(current))
+            current = getattr(current, "backing", None)
+        if digest:
+            from vmpack.copy import data_bytes
+            from vmpack.digest import content_digest
+
+            progress.stage("reading", data_bytes(reader))
+            found = content_digest(reader, workers=workers, progress=progress)
+            documents[0]["content-digest"] = found
+    finally:
+        reader.close()
+    return InfoResult(documents)
+
+
+def _bundle(path: Path) -> bool:
+    return os.fspath(path) != "-" and is_bundle(path)
+
+
+def describe(reader: ImageReader) -> dict[str, object]:
+    """One image's facts under qemu-img's names."""
+    facts = reader.info()
+    source = sources_of(reader)[0]
+    document: dict[str, object] = {
+        "filename": reader.path,
+        "format": facts.format,
+        "virtual-size": facts.virtual_size,
+        "actual-size": source.allocated_bytes,
+        "dirty-flag": facts.dirty,
+    }
+    if facts.cluster_size is not None:
+        document["cluster-size"] = facts.cluster_size
+    if facts.backing_filename is not None:
+        document["backing-filename"] = facts.backing_filename
+        if facts.backing_format is not None:
+            document["backing-filename-format"] = facts.backing_format
+    if "encrypt" in facts.specific:
+        document["encrypted"] = True
+    if facts.snapshots:
+        document["snapshots"] = [dict(one) for one in facts.snapshots]
+    if facts.specific:
+        document["format-specific"] = {"type": facts.format, "data": dict(facts.specific)}
+    return document
