@@ -1,7 +1,7 @@
 """How a disk would start: partition table, boot code, EFI system partition. Read, never run.
 
 A small bounded reader for disks of strangers: whatever the bytes say, it looks at no more than
-about 2 MiB of them, and damage is a finding in the result, not an exception.
+about 4 MiB of them, and damage is a finding in the result, not an exception.
 Sources: UEFI Specification 2.10, chapter 5. Profile: ``specs/config-v1.md``, "Boot layout".
 """
 

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
 from pydantic import ValidationInfo as Info
 from pydantic_core import PydanticCustomError
 
@@ -131,8 +138,8 @@ Ascii = Annotated[str, _string(ASCII_PATTERN)]
 LongAscii = Annotated[str, _string(ASCII_PATTERN, most=4096)]
 Serial = Annotated[str, _string(SERIAL_PATTERN, most=36)]
 Wwn = Annotated[str, _string(WWN_PATTERN)]
-Uuid = Annotated[str, BeforeValidator(_lower), _string(UUID_PATTERN)]
-Mac = Annotated[str, BeforeValidator(_lower), _string(MAC_PATTERN)]
+Uuid = Annotated[str, _string(UUID_PATTERN), BeforeValidator(_lower)]
+Mac = Annotated[str, _string(MAC_PATTERN), BeforeValidator(_lower)]
 Address = Annotated[str, _string(ADDRESS_PATTERN)]
 Network = Annotated[str, _string(NETWORK_PATTERN, most=64)]
 Flag = Annotated[str, _string(FLAG_PATTERN)]
@@ -160,12 +167,14 @@ RotationRate = Annotated[int, Field(strict=True, ge=1, le=65534)]
 MEMORY_MAX = 1 << 46
 Memory = Annotated[
     int,
-    BeforeValidator(
-        _size,
-        json_schema_input_type=Annotated[
-            int | str,
-            Field(description='bytes, or text such as "512M" in a config that a person writes'),
-        ],
-    ),
     Field(strict=True, ge=MiB, le=MEMORY_MAX, multiple_of=MiB),
+    BeforeValidator(_size),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": MiB, "maximum": MEMORY_MAX, "multipleOf": MiB},
+                {"type": "string", "pattern": r"^[0-9.]+ *[KMGTkmgt](i?[Bb])?$"},
+            ]
+        }
+    ),
 ]
