@@ -86,14 +86,10 @@ def test_verbose_shows_the_traceback_of_an_unexpected_exception() -> None:
 
 
 def test_verbose_shows_the_causes_of_an_error() -> None:
-    try:
-        try:
-            raise ValueError("inner")
-        except ValueError as inner:
-            raise errors.DamagedError("outer") from inner
-    except errors.DamagedError as exc:
-        assert "cause" not in reported(exc)[2]
-        assert "  cause: ValueError: inner\n" in reported(exc, verbose=True)[2]
+    exc = errors.DamagedError("outer")
+    exc.__cause__ = ValueError("inner")
+    assert "cause" not in reported(exc)[2]
+    assert "  cause: ValueError: inner\n" in reported(exc, verbose=True)[2]
 
 
 @pytest.mark.parametrize(

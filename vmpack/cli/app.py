@@ -130,10 +130,9 @@ def _about_itself(root: Namespace, console: Console) -> int:
 def _guess(argv: Sequence[str]) -> Common:
     """The common options of a line that may not parse: errors come in the form asked for."""
     words = list(argv[: argv.index("--")] if "--" in argv else argv)
-    follows = set(pairwise(words))
-    as_json = "--output=json" in words or ("--output", "json") in follows
-    verbose = "--verbose" in words or "-v" in words
-    return Common(output="json" if as_json else None, verbose=verbose)
+    said = [b for a, b in pairwise(["", *words]) if a == "--output" or b.startswith("--output=")]
+    form = said[-1].removeprefix("--output=") if said else None
+    return Common(output=form, verbose="--verbose" in words or "-v" in words)
 
 
 class _Signals:

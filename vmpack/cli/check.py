@@ -31,12 +31,17 @@ def run(console: Console, arguments: Namespace) -> int:
 
 def _lines(console: Console, path: str, result: CheckResult) -> Iterator[str]:
     for finding in result.findings:
-        yield f"{finding.kind}: {_where(finding)}{escape(finding.message)}"
+        yield f"{escape(finding.kind)}: {_where(finding)}{escape(finding.message)}"
+    more = result.corruptions + result.leaks - len(result.findings)
+    if more > 0:
+        yield f"and {more} more"
     verdicts = {
         0: console.style("clean", GREEN),
+        2: console.style("damaged", RED),
         3: console.style("leaked clusters, no damage", YELLOW),
+        63: f"cannot be checked: {escape(result.unsupported or '')}",
     }
-    yield f"{escape(path)}: {verdicts.get(result.exit_code) or console.style('damaged', RED)}"
+    yield f"{escape(path)}: {verdicts[result.exit_code]}"
 
 
 def _where(finding: Finding) -> str:

@@ -35,17 +35,23 @@ def run(console: Console, arguments: Namespace) -> int:
             **backing(arguments),
             progress=progress,
         )
+    if result.size_a != result.size_b:
+        console.warn(f"the sizes differ: {result.size_a} and {result.size_b} bytes")
     console.done(result.as_dict(), [_line(console, result)])
     return 0 if result.identical else 1
 
 
 def _line(console: Console, result: CompareResult) -> str:
-    return console.style("identical", GREEN) if result.identical else console.style("x", RED)
+    if result.identical:
+        return console.style("identical", GREEN)
+    where = "" if result.offset is None else f" from offset {result.offset} on"
+    return console.style("different", RED) + where
 
 
 COMMAND = Command(
     "compare",
-    "Compare the content of two disks, whatever their formats.\n\n"
+    "Compare the content of two disks, whatever their formats. Disks of different sizes are the\n"
+    "same if the longer one goes on with zeros.\n\n"
     "Exit code 0: the same; 1: they differ; 2 and up: they could not be compared.",
     (
         Argument("a", "an image, a bundle, or a disk of one", metavar="A"),

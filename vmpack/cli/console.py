@@ -5,12 +5,10 @@ Every string that may come out of a file passes through :func:`vmpack.binary.esc
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from vmpack.binary import escape
 
@@ -20,8 +18,7 @@ if TYPE_CHECKING:
 BOLD, DIM, RED, GREEN, YELLOW = "1", "2", "31", "32", "33"
 
 
-@dataclass(frozen=True, slots=True)
-class Common:
+class Common(NamedTuple):
     """The options of every command; ``None`` where the user said nothing."""
 
     output: str | None = None
@@ -41,6 +38,8 @@ class Common:
 
 def dumps(document: object) -> str:
     """``document`` as one indented JSON text in ASCII: control characters are always escaped."""
+    import json
+
     # DEL is the one control character that json leaves as it is; it occurs inside strings only.
     return json.dumps(document, indent=2).replace("\x7f", "\\u007f")
 

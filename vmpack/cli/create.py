@@ -37,8 +37,8 @@ def run(console: Console, arguments: Namespace) -> None:
         options=options,
         force=arguments.force,
     )
-    line = f"created {escape(arguments.path)}: {arguments.output_format}"
-    console.done(result.as_dict(), [f"{line}, {exact_size(arguments.size)}"])
+    line = f"created {escape(result.filename)}, {result.format}"
+    console.done(result.as_dict(), [f"{line}, {exact_size(result.virtual_size)}"])
 
 
 COMMAND = Command(

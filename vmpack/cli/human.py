@@ -49,6 +49,11 @@ def table(
         ).rstrip()
 
 
-def count(number: int, noun: str) -> str:
-    """``1 disk``, ``2 disks``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def disk_rows(disks: Iterable[Mapping[str, object]]) -> Iterator[tuple[str, str]]:
+    """``fields`` rows for the disks of a bundle, from the manifest's entries."""
+    for disk in disks:
+        virtual, stored = disk["virtual-size"], disk["stored-size"]
+        assert isinstance(virtual, int)
+        assert isinstance(stored, int)
+        text = f"{format_size(virtual)}, stored in {format_size(stored)}"
+        yield f"disk {escape(str(disk['id']))}", text

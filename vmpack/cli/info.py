@@ -24,9 +24,12 @@ def run(console: Console, arguments: Namespace) -> None:
     """Print the facts."""
     from vmpack.ops.info import info
 
-    result = info(
-        arguments.path, format=arguments.format, digest=arguments.digest, **backing(arguments)
-    )
+    options = {"format": arguments.format, **backing(arguments)}
+    if arguments.digest:
+        with console.reporter() as progress:
+            result = info(arguments.path, digest=True, **options, progress=progress)
+    else:
+        result = info(arguments.path, **options)
     document = result.as_dict()
     if console.json:
         console.result(document, ())

@@ -7,8 +7,7 @@ A command declares its arguments as data: the parser, ``--help``, shell completi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmpack.errors import UsageError
 
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
     from vmpack.cli.console import Console
 
 
-@dataclass(frozen=True, slots=True)
-class Argument:
+class Argument(NamedTuple):
     """One argument (``flags`` empty) or option of a command."""
 
     name: str
@@ -47,8 +45,7 @@ class Argument:
         return bool(self.flags) and not self.metavar and not self.choices
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """One command: its arguments, and what it does with them."""
 
     name: str

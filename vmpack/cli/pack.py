@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from vmpack.cli.human import count
+from vmpack.binary import escape
+from vmpack.cli.human import disk_rows, exact_size, fields
 from vmpack.cli.options import (
     ALLOW_BACKING,
     BACKING_DIR,
@@ -37,6 +38,7 @@ def run(console: Console, arguments: Namespace) -> None:
         raise UsageError("no bundle to write is named", field="-o", hint="add -o NAME.vmpack")
     if not (arguments.sources or disks or arguments.config):
         raise UsageError("nothing to pack", field="SOURCE", hint="name one or more disk images")
+    from vmpack.bundle.writer import DEFAULT_LEVEL
     from vmpack.ops.pack import pack
 
     with console.reporter() as progress:
@@ -49,7 +51,7 @@ def run(console: Console, arguments: Namespace) -> None:
             blobs=blobs,
             name=arguments.machine_name,
             identity=arguments.identity,
-            level=arguments.level,
+            level=DEFAULT_LEVEL if arguments.level is None else arguments.level,
             cluster_size=arguments.cluster_size,
             **backing(arguments),
             max_size=arguments.max_size,
@@ -60,8 +62,11 @@ def run(console: Console, arguments: Namespace) -> None:
 
 
 def _lines(result: PackResult) -> Iterator[str]:
-    document = result.as_dict()
-    yield count(1, "disk")
+    from vmpack.cli.describe import machine_line
+
+    yield f"packed {escape(result.path)}, {exact_size(result.size)}"
+    rows = [("machine", machine_line(result.config)), ("machine-id", escape(result.machine_id))]
+    yield from fields([*rows, *disk_rows(result.disks)], indent=2)
 
 
 COMMAND = Command(

@@ -6,7 +6,6 @@ the operation is complete.
 
 from __future__ import annotations
 
-import json
 import time
 from abc import ABC, abstractmethod
 from types import TracebackType
@@ -136,6 +135,8 @@ class JsonReporter(StageReporter):
     """One JSON object a line; the shape is part of ``specs/cli-v1.md``."""
 
     def show(self, name: str, done: int, total: int | None) -> None:
+        import json
+
         event = {"event": "progress", "stage": name, "done": done, "total": total}
         self.stream.write(json.dumps(event).replace("\x7f", "\\u007f") + "\n")
 
@@ -176,6 +177,7 @@ class BarReporter:
         self._name, self._total, self._done = name, total_bytes, 0
         if self._bar is not None:
             self._new_task()
+            self._bar.refresh()
 
     def advance(self, done_bytes: int) -> None:
         done = self._done + done_bytes

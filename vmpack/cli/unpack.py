@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from vmpack.binary import escape
+from vmpack.cli.human import fields
 from vmpack.cli.options import FORCE, NO_VERIFY, Argument, Command, option
 from vmpack.errors import UsageError
 
@@ -34,7 +36,9 @@ def run(console: Console, arguments: Namespace) -> None:
 
 
 def _lines(result: UnpackResult) -> Iterator[str]:
-    yield str(result)
+    yield f"unpacked into {escape(result.folder)}"
+    rows = [(f"disk {escape(disk_id)}", escape(path)) for disk_id, path in result.disks]
+    yield from fields([*rows, *(("file", escape(path)) for path in result.files)], indent=2)
 
 
 COMMAND = Command(

@@ -1,0 +1,150 @@
+"""The words of ``vmpack info`` for people, from its JSON document.
+
+What a file says is data of any shape here: a config inside a bundle is not validated by ``info``,
+so each value is looked at before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from vmpack.binary import escape
+from vmpack.cli.console import BOLD, Console
+from vmpack.cli.human import exact_size, fields, plain, table
+from vmpack.units import format_size
+
+Document = Mapping[str, object]
+
+SIZES = frozenset({"virtual-size", "actual-size", "cluster-size", "vm-state-size"})
+
+
+def describe(document: Document, console: Console) -> Iterator[str]:
+    """Lines about an image, its chain of backing files or a bundle."""
+    yield from (_bundle if document.get("format") == "vmpack" else _image)(document, console)
+    for backing in _maps(document.get("chain")):
+        yield ""
+        yield from _image(backing, console)
+
+
+def machine_line(config: object) -> str:
+    """``pc-q35-7.2, x86_64, UEFI, 2 CPUs, 2 GiB`` of a config, whatever of it is there."""
+    parts = [_text(config, "machine"), _text(config, "architecture")]
+    kind = _text(config, "firmware", "kind").upper()
+    secure = _at(config, "firmware", "secure-boot") is True
+    parts.append(f"{kind} with Secure Boot" if secure else kind)
+    cpus = 1
+    for level in ("sockets", "dies", "cores", "threads"):
+        factor = _at(config, "cpu", level)
+        cpus *= factor if isinstance(factor, int) else 1
+    if _at(config, "cpu"):
+        model = _text(config, "cpu", "model")
+        parts.append(f"{cpus} CPU{'' if cpus == 1 else 's'}{f' ({model})' if model else ''}")
+    memory = _at(config, "memory")
+    if isinstance(memory, int):
+        parts.append(f"{format_size(memory)} of memory")
+    return ", ".join(part for part in parts if part)
+
+
+def _bundle(document: Document, console: Console) -> Iterator[str]:
+    rows = [
+        ("bundle", console.style(_text(document, "filename"), BOLD)),
+        ("version", _text(document, "version")),
+        ("name", _text(document, "name")),
+        ("size", _size(document.get("size"))),
+        ("id", _text(document, "id")),
+        ("machine-id", _text(document, "machine-id")),
+        ("machine", machine_line(document.get("config"))),
+        ("network", _nics(document.get("config"))),
+        ("made by", _provenance(document.get("provenance"))),
+    ]
+    yield from fields((name, value) for name, value in rows if value)
+    yield from _disks(_maps(document.get("disks")))
+    blobs = _maps(document.get("blobs"))
+    if blobs:
+        yield ""
+        yield from table(
+            ("file", "size", "stored"),
+            [
+                (_text(blob, "name"), _short(blob.get("size")), _short(blob.get("stored-size")))
+                for blob in blobs
+            ],
+            right=("size", "stored"),
+        )
+
+
+def _disks(disks: Sequence[Document]) -> Iterator[str]:
+    if not disks:
+        return
+    header = ("disk", "virtual size", "stored", "cluster", "bus", "window")
+    rows = [
+        (
+            _text(disk, "id"),
+            _short(disk.get("virtual-size")),
+            _short(disk.get("stored-size")),
+            _short(disk.get("cluster-size")),
+            _text(disk, "bus"),
+            f"{_text(disk, 'window', 'offset')}+{_text(disk, 'window', 'size')}",
+        )
+        for disk in disks
+    ]
+    yield ""
+    yield from table(header, rows, right=header[1:4])
+    yield ""
+    yield from fields((_text(disk, "id"), _text(disk, "content-digest")) for disk in disks)
+
+
+def _nics(config: object) -> str:
+    cards = _maps(_at(config, "nic"))
+    return ", ".join(" ".join(filter(None, (_text(c, "model"), _text(c, "mac")))) for c in cards)
+
+
+def _provenance(value: object) -> str:
+    version = _text(value, "vmpack")
+    return f"vmpack {version}" if version else ""
+
+
+def _image(document: Document, console: Console) -> Iterator[str]:
+    rows = []
+    for key, value in document.items():
+        if key in {"format-specific", "snapshots", "chain"} or value is None:
+            continue
+        shown = _size(value) if key in SIZES else plain(value)
+        name = {"filename": "image"}.get(key, key.replace("-", " "))
+        rows.append((name, console.style(shown, BOLD) if key == "filename" else shown))
+    yield from fields(rows)
+    data = _at(document, "format-specific", "data")
+    if isinstance(data, Mapping) and data:
+        yield f"{_text(document, 'format-specific', 'type')}:"
+        yield from fields(
+            [(escape(str(key)).replace("-", " "), plain(item)) for key, item in data.items()],
+            indent=2,
+        )
+    snapshots = _maps(document.get("snapshots"))
+    if snapshots:
+        yield "snapshots:"
+        rows = [(_text(each, "id"), _text(each, "name")) for each in snapshots]
+        yield from (f"  {line}" for line in table(("id", "name"), rows))
+
+
+def _at(value: object, *keys: str) -> object:
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _text(value: object, *keys: str) -> str:
+    found = _at(value, *keys)
+    return "" if found is None or isinstance(found, (Mapping, list, tuple)) else plain(found)
+
+
+def _maps(value: object) -> list[Document]:
+    items = value if isinstance(value, (list, tuple)) else ()
+    return [item for item in items if isinstance(item, Mapping)]
+
+
+def _size(value: object) -> str:
+    return exact_size(value) if isinstance(value, int) else plain(value)
+
+
+def _short(value: object) -> str:
+    return format_size(value) if isinstance(value, int) else ""
