@@ -115,7 +115,7 @@ def qemu_imgs() -> tuple[QemuImg, ...]:
     found.extend(
         _identify(root.name, loader_prefix(root, "usr/bin/qemu-img"))
         for root in sorted(hosts_dir().glob("*"))
-        if (root / "usr/bin/qemu-img").exists()
+        if not root.name.startswith(".") and (root / "usr/bin/qemu-img").exists()
     )
     return tuple(found)
 
