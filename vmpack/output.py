@@ -3,7 +3,7 @@
 A regular file is written without a name (``O_TMPFILE``, or a locked hidden file where the file
 system lacks that), synced, then given its name, and its folder synced: a crash at any moment leaves
 the old file or the new one. A block device has no such step, so its head is zeroed first and
-written last. Source: specs/vmpack-v1.md, VMP-WRITE-1 to VMP-WRITE-4.
+written last. Source: specs/vmpack-v1.md, VMP-WRITE-1 and VMP-WRITE-2.
 """
 
 from __future__ import annotations
