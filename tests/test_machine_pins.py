@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,24 @@ def test_the_table_has_a_row_for_every_pin() -> None:
     assert leaves(pinned, "") == []
 
 
+@pytest.mark.qemu
+def test_qemu_knows_what_is_pinned_and_nothing_versioned_is_left_out(
+    require_tool: Callable[[str], str],
+) -> None:
+    """The names are QEMU's: a model that QEMU has and a config cannot name could not be packed."""
+    qemu = require_tool("qemu-system-x86_64")
+
+    def listed(what: str) -> list[str]:
+        done = subprocess.run([qemu, what, "help"], capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    models = [one for one in listed("-cpu") if re.fullmatch(r".+-v\d+", one)]
+    assert "Nehalem-v1" in models
+    for model in models:
+        assert MachineConfig.from_toml(f'[cpu]\nmodel = "{model}"').cpu.model == model
+    assert {"pc-q35-7.2", "pc-i440fx-7.2"} <= set(listed("-machine"))
+
+
 @pytest.mark.parametrize("when", SITUATIONS)
 def test_pinned_configs_stay_as_they_are(when: str) -> None:
     """CFG-PIN-0; the seed matters only where something is left open."""
@@ -145,7 +165,8 @@ def test_many_devices_get_functions_of_a_slot_and_then_an_error() -> None:
     many = "".join(f'[[disk]]\nid = "d{n}"\n' for n in range(64)) + "[[nic]]\n" * 32
     facts = [DiskFacts(f"d{n}", 512) for n in range(64)]
     pinned = pin(MachineConfig.from_toml(many), facts, seed=b"")
-    places = [one.address for one in (*(pinned.disks or ()), *(pinned.nics or ()))]
+    places = [one.address for one in pinned.disks or ()]
+    places += [one.address for one in pinned.nics or ()]
     assert len(set(places)) == 96
     ide = "".join(f'[[disk]]\nid = "d{n}"\nbus = "ide"\n' for n in range(5))
     with pytest.raises(UsageError, match="no free place on ide") as caught:
