@@ -1,0 +1,42 @@
+# `make help` lists what there is. Every target does the set-up that it needs, once.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench fuzz lint hosts guests clean
+
+PYTHON := .venv/bin/python
+PYTEST_ARGS ?=
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup:  ## install what is missing: Debian packages, a virtual environment with vmpack in it
+	@tools/setup.sh
+
+demo: setup  ## pack a real Debian machine into one file, look at it, take it out again
+	@tools/build.sh debian
+	@$(PYTHON) tools/demo.py
+
+test: setup  ## all tests, with everything that they need
+	@tools/build.sh small debian
+	@tools/build.sh --optional hosts
+	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+bench: setup  ## measure vmpack beside qemu-img on the Debian guest
+	@tools/build.sh debian
+	@$(PYTHON) -m bench
+
+fuzz: setup  ## longer runs of the property and mutation tests (FUZZ_EXAMPLES=n)
+	@HYPOTHESIS_PROFILE=fuzz $(PYTHON) -m pytest -m fuzz $(PYTEST_ARGS)
+
+lint: setup  ## ruff and mypy
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
+
+hosts: setup  ## newer QEMU versions, each in a small Debian root of its own
+	@tools/build.sh hosts
+
+guests: setup  ## the test guests: small Linux for BIOS and UEFI, full Debian 12
+	@tools/build.sh small debian
+
+clean:  ## remove what was built, guests and hosts included
+	@tools/clean.sh
