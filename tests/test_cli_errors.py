@@ -12,6 +12,7 @@ import pytest
 
 import vmpack
 from vmpack import errors
+from vmpack.cli.app import COMMANDS
 from vmpack.cli.console import Common, Console
 from vmpack.cli.errors import exit_code, report, translate
 from vmpack.cli.reference import exit_code_table, options_table, refresh
@@ -146,3 +147,10 @@ def test_every_kind_of_error_is_in_the_table() -> None:
     table = exit_code_table()
     for kind in ("usage", "input", "output", "unsupported", "unsafe", "damaged", "internal"):
         assert f"| `{kind}` |" in table
+
+
+def test_the_specification_has_a_section_for_every_command() -> None:
+    page = SPEC.read_text(encoding="utf-8")
+    for name in COMMANDS:
+        assert f"\n## vmpack {name}\n" in page
+        assert options_table(name) in page

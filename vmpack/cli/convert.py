@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from vmpack.binary import escape
+from vmpack.cli.human import exact_size, fields
 from vmpack.cli.options import (
     ALLOW_BACKING,
     BACKING_DIR,
@@ -22,6 +24,8 @@ from vmpack.cli.options import (
     option,
     whole,
 )
+from vmpack.errors import UsageError
+from vmpack.units import format_size
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -30,9 +34,18 @@ if TYPE_CHECKING:
     from vmpack.ops.convert import ConvertResult
 
 
+STDOUT = "-"
+
+
 def run(console: Console, arguments: Namespace) -> None:
     """Convert, and say what was written."""
     options = format_options(arguments.options)
+    if arguments.target == STDOUT and console.json and not arguments.dry_run:
+        raise UsageError(
+            "standard output cannot carry the disk and a JSON result",
+            field="--output",
+            hint="write to a file, or drop --output json",
+        )
     if arguments.show_progress and console.progress_mode == "auto":
         console.progress_mode = "bar"
     from vmpack.ops.convert import convert
@@ -56,19 +69,34 @@ def run(console: Console, arguments: Namespace) -> None:
             force=arguments.force,
             progress=progress,
         )
-    console.done(result.as_dict(), _lines(result))
+    if arguments.target != STDOUT or arguments.dry_run:
+        console.done(result.as_dict(), _lines(result))
 
 
 def _lines(result: ConvertResult) -> Iterator[str]:
-    yield str(result)
+    done = "would convert" if result.dry_run else "converted"
+    source = f"{escape(result.source)} ({result.source_format})"
+    yield f"{done} {source} into {escape(result.target)} ({result.target_format})"
+    rows = [
+        ("disk", exact_size(result.virtual_size)),
+        ("data", format_size(result.data_bytes)),
+        ("file", "" if result.size is None else exact_size(result.size)),
+        ("content", result.content_digest or ""),
+        ("verified", "read back, the same" if result.verified else ""),
+    ]
+    yield from fields([row for row in rows if row[1]], indent=2)
 
 
 COMMAND = Command(
     "convert",
     "Convert a disk image into another format. What was written is read back and compared.",
     (
-        Argument("source", "an image, or a disk of a bundle (app.vmpack#root)", metavar="SRC"),
-        Argument("target", "the image to write", metavar="DST"),
+        Argument(
+            "source",
+            "an image, a disk of a bundle (app.vmpack#root), or - (stdin; needs -f)",
+            metavar="SRC",
+        ),
+        Argument("target", "the image to write, or - (stdout; raw only)", metavar="DST"),
         FORMAT,
         OUTPUT_FORMAT,
         FORMAT_OPTION,

@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING
 
 from vmpack.cli.human import exact_size, fields
 from vmpack.cli.options import (
+    ALLOW_BACKING,
+    BACKING_DIR,
+    FORMAT,
     FORMAT_OPTION,
     OUTPUT_FORMAT,
     Argument,
     Command,
+    backing,
     format_options,
     option,
     size,
@@ -32,10 +36,19 @@ def run(console: Console, arguments: Namespace) -> None:
         )
     if arguments.output_format is None:
         raise UsageError("no format is named", field="-O", hint="add -O qcow2 or -O raw")
+    options = format_options(arguments.options)
     from vmpack.ops.measure import measure
 
     target = arguments.size if arguments.path is None else arguments.path
-    document = measure(target, arguments.output_format, format_options(arguments.options))
+    with console.reporter() as progress:
+        document = measure(
+            target,
+            arguments.output_format,
+            options,
+            format=arguments.format,
+            **backing(arguments),
+            progress=progress,
+        )
     rows = [(name.replace("-", " "), exact_size(value)) for name, value in document.items()]
     console.result(document, fields(rows))
 
@@ -45,6 +58,7 @@ COMMAND = Command(
     "Show how many bytes a conversion of PATH, or of an empty disk of a SIZE, would need.",
     (
         Argument("path", "an image, a bundle, or a disk of one", metavar="PATH", optional=True),
+        FORMAT,
         OUTPUT_FORMAT,
         FORMAT_OPTION,
         option(
@@ -54,6 +68,8 @@ COMMAND = Command(
             convert=size,
             help="measure an empty disk of SIZE in place of a PATH",
         ),
+        ALLOW_BACKING,
+        BACKING_DIR,
     ),
     run,
 )
