@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vmpack.cli.app import COMMANDS, load, run
 from vmpack.cli.options import COMMON, format_options, pairs
@@ -159,3 +164,33 @@ def test_format_options_are_qemu_imgs(texts: list[str], expected: dict[str, str]
 def test_pairs_need_both_sides(text: str) -> None:
     with pytest.raises(UsageError, match="is not ID=PATH"):
         pairs([text], flag="--disk", what="ID=PATH")
+
+
+FLAGS = sorted({flag for name in COMMANDS for a in load(name).arguments for flag in a.flags})
+READING = ("info", "check", "compare", "map", "measure")
+WORDS = st.one_of(
+    st.sampled_from([*FLAGS, "--output", "--output=json", "json", "-q", "-v", "--", "a=b", "1G"]),
+    st.text(st.characters(exclude_characters="/\0"), max_size=8),
+)
+
+
+@given(st.lists(st.sampled_from(READING), max_size=1), st.lists(WORDS, max_size=6))
+@settings(max_examples=150, deadline=None)
+def test_any_command_line_ends_in_an_exit_code_and_printable_words(
+    command: list[str], words: list[str]
+) -> None:
+    words = [word for word in words if word not in {"-", "-h", "--help"}]
+    out, err = io.StringIO(), io.StringIO()
+    before = os.getcwd()
+    # A folder without files: every word that is taken as a path names nothing.
+    os.chdir("/proc/self/task")
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = run([*command, *words])
+    finally:
+        os.chdir(before)
+    assert code in {0, 1, 2, 4, 63}
+    assert "unexpected" not in err.getvalue().replace("unexpected argument", "")
+    assert all(line.isprintable() for line in (err.getvalue() + out.getvalue()).split("\n"))
+    if code and out.getvalue():
+        assert set(json.loads(out.getvalue())) == {"error"}
