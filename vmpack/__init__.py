@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "pack",
-    "unpack",
     "Bundle",
-    "convert",
-    "open_image",
-    "info",
-    "check",
-    "compare",
-    "map_image",
-    "measure",
-    "create",
     "MachineConfig",
     "VmpackError",
     "__version__",
+    "check",
+    "compare",
+    "convert",
+    "create",
+    "info",
+    "map_image",
+    "measure",
+    "open_image",
+    "pack",
+    "unpack",
 ]
 
 _MODULES = {

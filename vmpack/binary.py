@@ -17,7 +17,7 @@ def reject_unknown(
     offset: int | None = None,
     clause: str | None = None,
 ) -> None:
-    """Refuse feature bits outside ``supported``, by the names that ``names`` (bit -> name) gives."""
+    """Refuse feature bits outside ``supported``, by the names (bit -> name) in ``names``."""
     unknown = value & ~supported
     if not unknown:
         return
@@ -60,14 +60,16 @@ def require_range(
 
 
 def escape(text: str) -> str:
-    """``text`` with control, separator and unassigned characters as ``\\xNN`` / ``\\uNNNN``.
+    r"""``text`` with control, separator and unassigned characters as ``\xNN`` / ``\uNNNN``.
 
     Everything that comes out of a file passes through here on its way to a terminal or a log.
     """
     if text.isprintable():
         return text
     return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        char
+        if char.isprintable()
+        else char.encode("unicode_escape").decode("ascii")
         if ord(char) not in range(0xD800, 0xE000)
         else f"\\u{ord(char):04x}"
         for char in text

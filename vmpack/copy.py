@@ -54,9 +54,7 @@ def batches(reader: ImageReader, unit: int, size: int = BATCH) -> Iterator[tuple
 
 def data_bytes(reader: ImageReader, unit: int = LEAF) -> int:
     """Bytes that :func:`batches` will give, for a progress bar's total."""
-    return sum(
-        length for _, length in data_ranges(reader.extents(), unit, reader.virtual_size)
-    )
+    return sum(length for _, length in data_ranges(reader.extents(), unit, reader.virtual_size))
 
 
 def copy_image(

@@ -1,6 +1,6 @@
-"""The content digest of a disk: the same for the same guest bytes, whatever holds them.
+r"""The content digest of a disk: the same for the same guest bytes, whatever holds them.
 
-``SHA-256("vmpack-content-v1\\0" || u64le S || u64le 65536 || for each leaf that is not all zero,
+``SHA-256("vmpack-content-v1\0" || u64le S || u64le 65536 || for each leaf that is not all zero,
 ascending: u64le index || SHA-256(leaf))`` with S the guest's size in bytes rounded up to 512 and
 leaves of 64 KiB, the last one zero-padded. Source: specs/vmpack-v1.md, "Content digest".
 """

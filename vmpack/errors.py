@@ -120,13 +120,13 @@ class DifferError(VmpackError):
 
 
 class InfrastructureError(VmpackError):
-    """This host lacks what the operation needs (no QEMU, no firmware)."""
+    """What the operation needs is missing on this host (no QEMU, no firmware)."""
 
     kind = "infrastructure"
     exit_code = 125
 
 
-class Interrupted(VmpackError):
+class InterruptError(VmpackError):
     """The user interrupted the operation; nothing was left behind."""
 
     kind = "interrupted"

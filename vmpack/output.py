@@ -116,9 +116,7 @@ class Output:
             if not (name.startswith(prefix) and name.endswith(_PART) and len(middle) == 8):
                 continue
             try:
-                fd = os.open(
-                    os.path.join(folder, name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-                )
+                fd = os.open(os.path.join(folder, name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             except OSError:
                 continue
             try:

@@ -110,7 +110,7 @@ class ByteSource:
             position = hole
 
     def _next_data(self, position: int, end: int) -> tuple[int, int]:
-        """Start and end of the first data range at or after ``position``, both clipped to ``end``."""
+        """Start and end of the first data range from ``position`` on, both clipped to ``end``."""
         try:
             data = os.lseek(self.fd, self.base + position, os.SEEK_DATA) - self.base
         except OSError as exc:

@@ -18,7 +18,6 @@ from vmpack.bundle.reader import Bundle
 from vmpack.digest import LEAF, ContentDigest, content_digest
 from vmpack.errors import VmpackError
 from vmpack.formats.base import Finding
-from vmpack.formats.qcow2.structs import compressed_range, compressed_entry
 from vmpack.pipeline import ordered, worker_count
 from vmpack.progress import Progress
 from vmpack.units import round_up
@@ -217,8 +216,10 @@ def _check_pool(bundle: Bundle, index: DigestIndex) -> Iterator[Finding]:
         begin, stop = next(waiting)
     if position != bundle.manifest.pool_end or begin != -1:
         yield Finding(
-            "corruption", "bytes of the pool belong to no frame, or to two",
-            offset=position, clause="VMP-POOL-2",
+            "corruption",
+            "bytes of the pool belong to no frame, or to two",
+            offset=position,
+            clause="VMP-POOL-2",
         )
 
 
@@ -231,21 +232,30 @@ def _check_view(bundle: Bundle, index: DigestIndex, disk: Disk) -> Iterator[Find
     for guest, host, length in reader.compressed_frames(0, disk.virtual_size):
         number = index.at(host + disk.window_offset)
         frame = index.frame(number) if number is not None else None
-        if number is not None and frame is not None and frame.cluster_bits == bits:
-            if compressed_range(compressed_entry(host, frame.size, bits), bits)[1] == length:
-                if not seen[number]:
-                    seen[number] = 1
-                    stored += frame.size
-                continue
+        if number is not None and frame is not None and _fits(frame, host, length, bits):
+            if not seen[number]:
+                seen[number] = 1
+                stored += frame.size
+            continue
         yield Finding(
-            "corruption", f"disk {disk.id} maps a cluster to no frame of the index",
-            offset=host + disk.window_offset, guest_offset=guest, clause="VMP-VIEW-5",
+            "corruption",
+            f"disk {disk.id} maps a cluster to no frame of the index",
+            offset=host + disk.window_offset,
+            guest_offset=guest,
+            clause="VMP-VIEW-5",
         )
     if stored != disk.stored_size:
         yield Finding(
-            "corruption", f"disk {disk.id} refers to {stored} stored bytes, the manifest says "
-            f"{disk.stored_size}", clause="VMP-MAN-6",
+            "corruption",
+            f"disk {disk.id} refers to {stored} stored bytes, the manifest says {disk.stored_size}",
+            clause="VMP-MAN-6",
         )
+
+
+def _fits(frame: Frame, host: int, length: int, bits: int) -> bool:
+    """Whether ``length``, the whole sectors of a descriptor, are what ``frame`` touches."""
+    end = (host + frame.size + 511) // 512 * 512
+    return frame.cluster_bits == bits and end - host == length
 
 
 def _check_machine(bundle: Bundle) -> Iterator[Finding]:
@@ -285,7 +295,9 @@ def _check_frames(
         progress.advance(done)
         for frame in bad:
             yield Finding(
-                "corruption", "a frame does not decode to its digest", offset=frame.offset,
+                "corruption",
+                "a frame does not decode to its digest",
+                offset=frame.offset,
                 clause="VMP-FRAME-2",
             )
     for blob in bundle.manifest.blobs:
@@ -313,6 +325,8 @@ def _check_contents(
             digest = content_digest(reader, workers=count, progress=progress)
         if digest != disk.content_digest:
             yield Finding(
-                "corruption", f"disk {disk.id} has content digest {digest}, the manifest says "
-                f"{disk.content_digest}", clause="VMP-ID-3",
+                "corruption",
+                f"disk {disk.id} has content digest {digest}, the manifest says "
+                f"{disk.content_digest}",
+                clause="VMP-ID-3",
             )

@@ -68,7 +68,7 @@ class Fields:
             raise self.error(member, "is not an object")
         return value
 
-    def object(self, member: str) -> Fields:
+    def child(self, member: str) -> Fields:
         """An object, to be read in turn."""
         name = f"{self._name}.{member}" if self._name else member
         return Fields(self.mapping(member), path=self._path, name=name)

@@ -161,7 +161,7 @@ class DigestIndex:
         """
         position = pool[0]
         for number, frame in enumerate(self.frames()):
-            good = position <= frame.offset and 0 < frame.size and frame.end <= pool[1]
+            good = position <= frame.offset and frame.size > 0 and frame.end <= pool[1]
             if not good or not 12 <= frame.cluster_bits <= 21:
                 raise self._error(number, "frame outside the pool or out of order", "VMP-IDX-2")
             position = frame.end

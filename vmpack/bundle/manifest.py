@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from vmpack.bundle.fields import Fields
 from vmpack.bundle.structs import HEADER_SIZE, RECORD_SIZE, Header
-from vmpack.formats.qcow2.tables import Layout, l1_entries
+from vmpack.formats.qcow2.layout import Layout, encode_header, l1_entries
+from vmpack.formats.qcow2.structs import COMPRESSION_ZSTD
 from vmpack.machine import canonical
 from vmpack.units import round_up
 
@@ -55,6 +56,10 @@ class Disk:
     @property
     def cluster_size(self) -> int:
         return 1 << self.layout.cluster_bits
+
+    def view_header(self) -> bytes:
+        """The whole first cluster of the view, which this entry determines (VMP-VIEW-1)."""
+        return encode_header(self.layout, compression=COMPRESSION_ZSTD, names=False)
 
     def as_dict(self) -> dict[str, object]:
         """The manifest's JSON object for this disk."""
@@ -159,8 +164,8 @@ class Manifest:
         top = Fields.of(canonical.loads(raw, what="manifest"), path=path)
         top.constant("format", "vmpack")
         top.constant("version", 1)
-        index = top.object("index")
-        pool = top.object("pool")
+        index = top.child("index")
+        pool = top.child("pool")
         manifest = cls(
             config=top.mapping("config"),
             machine_id=top.text("machine-id", SHA256),
@@ -229,7 +234,7 @@ def _disk(item: Fields, header: Header) -> Disk:
     if virtual != round_up(exact, 512):
         raise item.error("virtual-size", f"is not {exact} rounded up to 512", "VMP-VIEW-4")
     bits = cluster.bit_length() - 1
-    window, view = item.object("window"), item.object("view")
+    window, view = item.child("window"), item.child("view")
     offset = window.integer("offset", HEADER_SIZE)
     disk = Disk(
         id=item.text("id", DISK_ID),

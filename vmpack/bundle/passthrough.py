@@ -125,8 +125,10 @@ def _place_frames(
         number = index.at(host + disk.window_offset)
         if number is None:
             raise DamagedError(
-                f"disk {disk.id} maps a cluster to no frame of the index", path=bundle.path,
-                offset=host + disk.window_offset, clause="VMP-VIEW-5",
+                f"disk {disk.id} maps a cluster to no frame of the index",
+                path=bundle.path,
+                offset=host + disk.window_offset,
+                clause="VMP-VIEW-5",
                 hint="vmpack check says what is damaged",
             )
         frame = index.frame(number)
@@ -143,8 +145,11 @@ def _stored(bundle: Bundle, segment: Segment, verify: bool) -> bytes:
     data = bundle.source.pread(segment.offset, segment.size)
     if verify and hashlib.sha256(data).digest() != segment.sha256:
         raise DamagedError(
-            "stored bytes do not have their digest", path=bundle.path, offset=segment.offset,
-            clause="VMP-SEG-1", hint="vmpack check says which guest data is damaged",
+            "stored bytes do not have their digest",
+            path=bundle.path,
+            offset=segment.offset,
+            clause="VMP-SEG-1",
+            hint="vmpack check says which guest data is damaged",
         )
     return data
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from vmpack.bundle.index import DigestIndex
 from vmpack.bundle.manifest import Blob, Disk, Manifest
 from vmpack.bundle.structs import HEADER_SIZE, MAGIC, Header
-from vmpack.bundle.writer import view_header
 from vmpack.errors import DamagedError, UsageError
 from vmpack.source import ByteSource
 
@@ -109,7 +108,9 @@ class Bundle:
         for disk in self.disks:
             if disk.id == disk_id:
                 return disk
-        raise UsageError(f"no disk {disk_id!r} in the bundle", path=self.path, hint=f"it has {known}")
+        raise UsageError(
+            f"no disk {disk_id!r} in the bundle", path=self.path, hint=f"it has {known}"
+        )
 
     def disk(self, disk_id: str | None = None) -> Qcow2Reader:
         """A reader of one disk, through its window. The bundle must stay open meanwhile."""
@@ -135,8 +136,11 @@ class Bundle:
         data = decode_frame(raw, blob.size)
         if data is None or hashlib.sha256(data).hexdigest() != blob.sha256:
             raise DamagedError(
-                f"blob {blob.name} is damaged", path=self.path, offset=blob.offset,
-                clause="VMP-BLOB-3", hint=_DAMAGED,
+                f"blob {blob.name} is damaged",
+                path=self.path,
+                offset=blob.offset,
+                clause="VMP-BLOB-3",
+                hint=_DAMAGED,
             )
         return data
 
@@ -147,12 +151,13 @@ class Bundle:
             raw = self.source.pread(manifest.index_offset, manifest.index_size)
             if hashlib.sha256(raw).hexdigest() != manifest.index_sha256:
                 raise DamagedError(
-                    "the digest index is damaged", path=self.path, offset=manifest.index_offset,
-                    clause="VMP-IDX-1", hint=_DAMAGED,
+                    "the digest index is damaged",
+                    path=self.path,
+                    offset=manifest.index_offset,
+                    clause="VMP-IDX-1",
+                    hint=_DAMAGED,
                 )
-            index = DigestIndex(
-                raw, manifest.frames, path=self.path, offset=manifest.index_offset
-            )
+            index = DigestIndex(raw, manifest.frames, path=self.path, offset=manifest.index_offset)
             index.validate(
                 pool=(manifest.pool_offset, manifest.pool_end), end=manifest.index_offset
             )
@@ -221,13 +226,19 @@ def _check_size(source: ByteSource, header: Header) -> None:
     regular = stat.S_ISREG(os.fstat(source.fd).st_mode)
     if source.size < header.total_size:
         raise DamagedError(
-            f"cut short: {source.size} bytes of {header.total_size}", path=source.path,
-            offset=source.size, clause="VMP-HDR-6", hint=_DAMAGED,
+            f"cut short: {source.size} bytes of {header.total_size}",
+            path=source.path,
+            offset=source.size,
+            clause="VMP-HDR-6",
+            hint=_DAMAGED,
         )
     if regular and source.size > header.total_size:
         raise DamagedError(
-            f"{source.size - header.total_size} bytes follow the bundle's end", path=source.path,
-            offset=header.total_size, clause="VMP-HDR-6", hint=_DAMAGED,
+            f"{source.size - header.total_size} bytes follow the bundle's end",
+            path=source.path,
+            offset=header.total_size,
+            clause="VMP-HDR-6",
+            hint=_DAMAGED,
         )
 
 
@@ -235,8 +246,11 @@ def _read_manifest(source: ByteSource, header: Header) -> Manifest:
     raw = source.pread(header.manifest_offset, header.manifest_size)
     if hashlib.sha256(raw).digest() != header.manifest_sha256:
         raise DamagedError(
-            "the manifest is damaged", path=source.path, offset=header.manifest_offset,
-            clause="VMP-MAN-1", hint=_DAMAGED,
+            "the manifest is damaged",
+            path=source.path,
+            offset=header.manifest_offset,
+            clause="VMP-MAN-1",
+            hint=_DAMAGED,
         )
     return Manifest.decode(raw, header, path=source.path)
 
@@ -244,10 +258,13 @@ def _read_manifest(source: ByteSource, header: Header) -> Manifest:
 def _check_view_header(source: ByteSource, disk: Disk) -> None:
     """A view's header cluster is byte for byte what the manifest implies (no other file in it)."""
     raw = source.pread(disk.window_offset, disk.cluster_size)
-    wanted = view_header(disk)
+    wanted = disk.view_header()
     if raw != wanted:
         at = next(number for number in range(len(raw)) if raw[number] != wanted[number])
         raise DamagedError(
-            f"the view header of disk {disk.id} is not what the manifest says", path=source.path,
-            offset=disk.window_offset + at, clause="VMP-VIEW-1", hint=_DAMAGED,
+            f"the view header of disk {disk.id} is not what the manifest says",
+            path=source.path,
+            offset=disk.window_offset + at,
+            clause="VMP-VIEW-1",
+            hint=_DAMAGED,
         )

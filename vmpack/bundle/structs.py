@@ -11,7 +11,7 @@ import hashlib
 import struct
 from dataclasses import dataclass
 
-from construct import (  # type: ignore[import-untyped]
+from construct import (
     Bytes,
     Const,
     ConstError,
@@ -37,8 +37,12 @@ HEADER = Struct(
     "version" / Int32ul * "1",
     "header_size" / Int32ul * "4096",
     "incompat" / Int64ul * "feature bits: a reader that does not know one refuses",
-    "ro_compat" / Int64ul * "feature bits: a program that does not know one makes no new bundle of this one",
-    "compat" / Int64ul * "feature bits: unknown ones are ignored, and kept when a bundle is rewritten",
+    "ro_compat"
+    / Int64ul
+    * "feature bits: a program that does not know one makes no new bundle of this one",
+    "compat"
+    / Int64ul
+    * "feature bits: unknown ones are ignored, and kept when a bundle is rewritten",
     "total_size" / Int64ul * "bytes of the whole bundle",
     "index_offset" / Int64ul * "of the digest index; every window ends here",
     "index_size" / Int64ul * "bytes of the digest index",
@@ -64,7 +68,7 @@ SEGMENT_RECORD = Struct(
     "reserved" / Int32ul * "zero",
     "sha256" / Bytes(32) * "SHA-256 of the stored bytes",
 )
-"""One segment of stored bytes in the digest index; they tile the file from byte 4096 to the index."""
+"""One segment of stored bytes; together they tile the file from byte 4096 to the index."""
 
 RECORD = struct.Struct("<QII32s")
 """Both records for bulk work (a construct parse costs a hundred times as much)."""
@@ -100,23 +104,36 @@ class Header:
             fields = HEADER.parse(raw)
         except ConstError as exc:
             raise RefusedError(
-                "not a vmpack bundle", path=path, offset=0, clause="VMP-HDR-1",
+                "not a vmpack bundle",
+                path=path,
+                offset=0,
+                clause="VMP-HDR-1",
                 hint="vmpack pack makes one from a disk image",
             ) from exc
         except ConstructError as exc:
             raise DamagedError(
-                f"cut short in the header: {len(raw)} bytes", path=path, offset=len(raw),
-                clause="VMP-HDR-1", hint=_REPACK,
+                f"cut short in the header: {len(raw)} bytes",
+                path=path,
+                offset=len(raw),
+                clause="VMP-HDR-1",
+                hint=_REPACK,
             ) from exc
         if hashlib.sha256(raw[:_DIGESTED]).digest() != fields.header_sha256:
             raise DamagedError(
-                "the header's digest is wrong", path=path, offset=_DIGESTED, field="header_sha256",
-                clause="VMP-HDR-3", hint=_REPACK,
+                "the header's digest is wrong",
+                path=path,
+                offset=_DIGESTED,
+                field="header_sha256",
+                clause="VMP-HDR-3",
+                hint=_REPACK,
             )
         if fields.version != VERSION or fields.header_size != HEADER_SIZE:
             raise UnsupportedError(
                 f"bundle version {fields.version} with a header of {fields.header_size} bytes",
-                path=path, offset=8, field="version", clause="VMP-HDR-2",
+                path=path,
+                offset=8,
+                field="version",
+                clause="VMP-HDR-2",
                 hint="a newer version of vmpack may read it",
             )
         reject_unknown(
@@ -124,8 +141,12 @@ class Header:
         )
         if any(fields.reserved):
             raise DamagedError(
-                "reserved bytes of the header are not zero", path=path, offset=128,
-                field="reserved", clause="VMP-HDR-5", hint=_REPACK,
+                "reserved bytes of the header are not zero",
+                path=path,
+                offset=128,
+                field="reserved",
+                clause="VMP-HDR-5",
+                hint=_REPACK,
             )
         header = cls(**{name: fields[name] for name in cls.__slots__})
         header._check_layout(path)
@@ -142,8 +163,12 @@ class Header:
         )
         if not ok:
             raise DamagedError(
-                "index and manifest do not follow each other to the file's end", path=path,
-                offset=40, field="total_size", clause="VMP-HDR-6", hint=_REPACK,
+                "index and manifest do not follow each other to the file's end",
+                path=path,
+                offset=40,
+                field="total_size",
+                clause="VMP-HDR-6",
+                hint=_REPACK,
             )
 
     def encode(self) -> bytes:

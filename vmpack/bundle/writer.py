@@ -13,8 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from vmpack.bundle.index import FrameIndex, Segment
-from vmpack.bundle.manifest import BLOB_NAME, DISK_ID, MAX_BLOB, NVRAM, TPM_STATE
-from vmpack.bundle.manifest import Blob, Disk, Manifest
+from vmpack.bundle.manifest import (
+    BLOB_NAME,
+    DISK_ID,
+    MAX_BLOB,
+    NVRAM,
+    TPM_STATE,
+    Blob,
+    Disk,
+    Manifest,
+)
 from vmpack.bundle.pool import Batch, prepare
 from vmpack.bundle.stream import StoredStream
 from vmpack.bundle.structs import HEADER_SIZE, RECORD, RECORD_SIZE, Header
@@ -22,8 +30,8 @@ from vmpack.copy import batches, data_bytes, write_all
 from vmpack.digest import LEAF, ContentDigest
 from vmpack.errors import UnsupportedError, UsageError
 from vmpack.formats.base import ImageReader, Job
-from vmpack.formats.qcow2.structs import COMPRESSION_ZSTD, compressed_entry
-from vmpack.formats.qcow2.tables import TableWriter, encode_header
+from vmpack.formats.qcow2.structs import compressed_entry
+from vmpack.formats.qcow2.tables import TableWriter
 from vmpack.formats.qcow2.writer import zstd_compressor
 from vmpack.machine.identity import machine_id
 from vmpack.output import Output
@@ -266,17 +274,12 @@ class BundleWriter:
         self.close()
 
 
-def view_header(disk: Disk) -> bytes:
-    """The whole first cluster of a disk's view, which its manifest entry determines."""
-    return encode_header(disk.layout, compression=COMPRESSION_ZSTD, names=False)
-
-
 def _heads(disks: Sequence[Disk]) -> list[Job]:
     """The view headers with the padding before each: from the bundle's header up to the pool."""
     heads = []
     position = HEADER_SIZE
     for disk in disks:
-        heads.append(Job(position, bytes(disk.window_offset - position) + view_header(disk)))
+        heads.append(Job(position, bytes(disk.window_offset - position) + disk.view_header()))
         position = disk.window_offset + disk.cluster_size
     return heads
 

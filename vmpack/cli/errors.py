@@ -57,7 +57,7 @@ def translate(exc: BaseException) -> VmpackError:
     if isinstance(exc, VmpackError):
         return exc
     if isinstance(exc, KeyboardInterrupt):
-        return errors.Interrupted("interrupted")
+        return errors.InterruptError("interrupted")
     if isinstance(exc, MemoryError):
         return errors.OperationError("not enough memory", hint="free some memory and try again")
     if isinstance(exc, OSError):

@@ -101,7 +101,7 @@ class ImageWriter(Protocol):
     """Data arrives in whole units from a multiple of it (the disk's end may cut the last)."""
 
     def prepare(self, offset: int, data: bytes) -> object:
-        """The costly part that needs no order: find zeros, compress. Must not touch shared state."""
+        """The costly part that needs no order: find zeros, compress. Touches no shared state."""
 
     def emit(self, prepared: object) -> Sequence[Job]:
         """Place what was prepared, in order."""
@@ -130,7 +130,7 @@ class Format:
     """QEMU's driver name, as JSON's ``format`` prints it."""
     suffixes: tuple[str, ...]
     probe: Callable[[ByteSource], bool]
-    """True when the magic at the file's start is this format's. Reads at most 1 MiB; never raises."""
+    """True when the file begins with this format's magic. Reads at most 1 MiB; never raises."""
     open: Callable[[ByteSource, OpenOptions], ImageReader]
     """Takes ownership of the source, also when it raises."""
     create: Callable[[int, CreateOptions], ImageWriter] | None = None

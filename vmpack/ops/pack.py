@@ -122,9 +122,7 @@ def pack(
         writer = stack.enter_context(
             BundleWriter(out, plan, level=level, workers=workers, spool_dir=spool_dir)
         )
-        digests = [
-            (one.id, writer.add_disk(one.reader, progress=progress)) for one in opened
-        ]
+        digests = [(one.id, writer.add_disk(one.reader, progress=progress)) for one in opened]
         for blob_name, data in kept.items():
             writer.add_blob(blob_name, data)
         for one in opened:
@@ -195,7 +193,8 @@ def _check_unchanged(one: _Opened) -> None:
     """A source that was written meanwhile would be packed torn."""
     if one.stamp != _stamp(one.reader):
         raise InputError(
-            "was changed while it was packed", path=one.path,
+            "was changed while it was packed",
+            path=one.path,
             hint="shut the machine that uses it down, then pack again",
         )
 
@@ -207,7 +206,8 @@ def _read_blobs(blobs: Mapping[str, PathLike]) -> dict[str, bytes]:
             if source.size > MAX_BLOB:
                 raise RefusedError(
                     f"{source.size} bytes, at most {MAX_BLOB} are kept as a file of the bundle",
-                    path=source.path, hint="pack it as a disk: --disk ID=PATH",
+                    path=source.path,
+                    hint="pack it as a disk: --disk ID=PATH",
                 )
             kept[name] = source.pread(0, source.size)
     return kept

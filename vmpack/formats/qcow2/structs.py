@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from construct import (  # type: ignore[import-untyped]
+from construct import (
     Bytes,
     Const,
     ConstError,

@@ -1,4 +1,4 @@
-"""Writes a qcow2 image's tables: L1, L2, refcount table and blocks, and the header that names them.
+"""Writes a qcow2 image's tables: L1, L2, refcount table and refcount blocks.
 
 The same code lays out a standalone image and a disk's view inside a bundle: it is told which guest
 cluster lies where, and where the tables begin. Refcounts are counted, never assumed.
@@ -10,83 +10,22 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 
 from vmpack.errors import UnsupportedError
+from vmpack.formats.qcow2.layout import Layout, l1_entries
 from vmpack.formats.qcow2.structs import (
-    COMPRESSION_ZLIB,
     ENTRY_COMPRESSED,
     ENTRY_COPIED,
-    EXT_END,
-    EXT_FEATURE_NAMES,
-    FEATURE_NAMES,
-    INCOMPAT_COMPRESSION,
     L2_OFFSET_MASK,
     MAX_L1_BYTES,
     MAX_REFCOUNT_TABLE_BYTES,
-    V2_LENGTH,
-    V3_FULL_LENGTH,
-    Header,
     compressed_range,
-    encode_extension,
 )
 from vmpack.units import round_up
 
 _SPOOL_IN_MEMORY = 4 << 20
 _PIECE = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where the tables of one image or view lie: bytes from its start, all cluster-aligned."""
-
-    cluster_bits: int
-    virtual_size: int
-    l1_offset: int
-    l1_entries: int
-    refcount_table_offset: int
-    refcount_table_clusters: int
-    refcount_order: int
-    end: int
-    """One past the last byte of the last table."""
-
-
-def l1_entries(virtual_size: int, cluster_bits: int) -> int:
-    """Entries of the L1 table of a disk of ``virtual_size`` bytes."""
-    return -(-virtual_size // (1 << (2 * cluster_bits - 3)))
-
-
-def encode_header(layout: Layout, *, compression: int, version: int = 3, names: bool = True) -> bytes:
-    """The first cluster of the image: header, extensions, zeros.
-
-    ``names`` adds the feature-name table, which lets other readers name what they do not know.
-    """
-    header = Header(
-        version=version,
-        backing_file_offset=0,
-        backing_file_size=0,
-        cluster_bits=layout.cluster_bits,
-        size=layout.virtual_size,
-        crypt_method=0,
-        l1_size=layout.l1_entries,
-        l1_table_offset=layout.l1_offset,
-        refcount_table_offset=layout.refcount_table_offset,
-        refcount_table_clusters=layout.refcount_table_clusters,
-        nb_snapshots=0,
-        snapshots_offset=0,
-        incompatible_features=INCOMPAT_COMPRESSION if compression != COMPRESSION_ZLIB else 0,
-        refcount_order=layout.refcount_order,
-        header_length=V3_FULL_LENGTH if version == 3 else V2_LENGTH,
-        compression_type=compression,
-    )
-    raw = header.encode()
-    table = b"".join(name.encode() for name in FEATURE_NAMES)
-    end = encode_extension(EXT_END, b"")
-    cluster_size = 1 << layout.cluster_bits
-    if names and version == 3 and len(raw) + len(table) + 16 <= cluster_size:
-        raw += encode_extension(EXT_FEATURE_NAMES, table)
-    return (raw + end).ljust(cluster_size, b"\0")
 
 
 class TableWriter:
@@ -168,9 +107,10 @@ class TableWriter:
         blocks, table_clusters = len(held), 1
         while True:
             end = table_offset + (table_clusters + blocks) * self.cluster_size
-            first, last = (start >> self.cluster_bits) // per_block, (
-                (end >> self.cluster_bits) - 1
-            ) // per_block
+            first, last = (
+                (start >> self.cluster_bits) // per_block,
+                ((end >> self.cluster_bits) - 1) // per_block,
+            )
             need = held | set(range(first, last + 1))
             clusters = round_up((max(need) + 1) * 8, self.cluster_size) >> self.cluster_bits
             if len(need) == blocks and clusters == table_clusters:

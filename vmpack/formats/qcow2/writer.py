@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from vmpack.copy import write_all
 from vmpack.errors import UsageError
 from vmpack.formats.base import CreateOptions, Job
+from vmpack.formats.qcow2.layout import Layout, encode_header
 from vmpack.formats.qcow2.structs import (
     COMPRESSION_ZLIB,
     COMPRESSION_ZSTD,
     ENTRY_COPIED,
     compressed_entry,
 )
-from vmpack.formats.qcow2.tables import Layout, TableWriter, encode_header
+from vmpack.formats.qcow2.tables import TableWriter
 from vmpack.units import parse_size, round_up
 
 DEFAULT_CLUSTER_BITS = 16
