@@ -24,13 +24,13 @@ bench: setup  ## measure vmpack beside qemu-img on the Debian guest
 	@tools/build.sh debian
 	@$(PYTHON) -m bench
 
-fuzz: setup  ## longer runs of the property and mutation tests (FUZZ_EXAMPLES=n)
-	@HYPOTHESIS_PROFILE=fuzz $(PYTHON) -m pytest -m fuzz $(PYTEST_ARGS)
+fuzz: setup  ## look for new examples in the property tests (FUZZ_EXAMPLES=n, default 5000)
+	@HYPOTHESIS_PROFILE=fuzz $(PYTHON) -m pytest -m hypothesis $(PYTEST_ARGS)
 
 lint: setup  ## ruff and mypy
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
-	@$(PYTHON) -m mypy
+	@$(PYTHON) -m mypy -p vmpack -p fixtures -p tests
 
 hosts: setup  ## newer QEMU versions, each in a small Debian root of its own
 	@tools/build.sh hosts

@@ -7,10 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support import guests, tools
 from tests.support.disks import random_disk as write_random_disk
 from tests.support.qemu import QemuImg, qemu_imgs
+
+# The same examples each time, and no deadline: nothing in the suite depends on time. `make fuzz`
+# looks for new ones.
+settings.register_profile("suite", deadline=None, derandomize=True)
+FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "5000"))
+settings.register_profile("fuzz", deadline=None, max_examples=FUZZ_EXAMPLES)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -72,3 +80,9 @@ def guest_bios() -> Path:
 def guest_uefi() -> Path:
     """Disk of the small Linux guest for UEFI, in the cache: read it, copy it, never write it."""
     return guests.small("uefi")
+
+
+@pytest.fixture(scope="session")
+def guest_debian() -> Path:
+    """Disk of the full Debian guest (4 GiB, sparse), in the cache: read it, never write it."""
+    return guests.debian()

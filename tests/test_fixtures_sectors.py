@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.build import sectors
-from tests.support.boot import Guest, boot, raw_disk
+from tests.support.boot import Guest, boot, disk_arguments
 from tests.support.tools import require_tool
 
 MACHINES = {"pc": "ide-hd", "q35": "virtio-blk"}
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.qemu
 
 def devices(name: str, folder: Path, machine: str) -> list[str]:
     disk = sectors.write_disk(name, folder / "disk.raw")
-    return [*raw_disk(disk, MACHINES[machine]), "-device", "pvpanic"]
+    return [*disk_arguments(disk, MACHINES[machine]), "-device", "pvpanic"]
 
 
 @pytest.mark.parametrize("name", sectors.NAMES)

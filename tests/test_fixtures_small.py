@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.boot import Guest, boot, raw_disk
+from tests.support.boot import Guest, boot, disk_arguments
 from tests.support.guests import copy_of, set_ending, uefi_arguments
 from tests.support.tools import require_tool, run
 
@@ -27,7 +27,7 @@ def test_bios_guest_boots_to_a_root_shell_and_panics_on_demand(
 ) -> None:
     disk = copy_of(guest_bios, tmp_path)
     nic = ["-nic", "user,restrict=on,model=virtio,mac=52:54:00:aa:bb:01", "-device", "pvpanic"]
-    arguments = [*raw_disk(disk, "ide-hd"), *nic]
+    arguments = [*disk_arguments(disk, "ide-hd"), *nic]
     with boot(arguments, tmp_path, machine="pc", memory_mib=256, typing=True) as guest:
         guest.wait_serial("login: ", BOOT_S)
         facts = milestones(guest)
@@ -45,7 +45,7 @@ def test_bios_guest_boots_to_a_root_shell_and_panics_on_demand(
 def test_uefi_guest_powers_off_when_told_to(guest_uefi: Path, tmp_path: Path) -> None:
     disk = copy_of(guest_uefi, tmp_path)
     set_ending(disk, "poweroff")
-    arguments = [*raw_disk(disk), *uefi_arguments(tmp_path)]
+    arguments = [*disk_arguments(disk), *uefi_arguments(tmp_path)]
     with boot(arguments, tmp_path, memory_mib=512) as guest:
         assert guest.wait_end(BOOT_S) == "guest-shutdown"
         facts = milestones(guest)

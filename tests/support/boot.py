@@ -107,13 +107,14 @@ def boot(
     *,
     machine: str = "q35",
     memory_mib: int = 64,
+    cpus: int = 1,
     typing: bool = False,
 ) -> Iterator[Guest]:
     """A guest with these devices under TCG. It is killed on the way out, however that comes."""
     program = require_tool("qemu-system-x86_64")
     log = folder / "serial.log"
     log.touch()
-    argv = [program, *TCG, "-machine", machine, "-m", str(memory_mib), "-smp", "1"]
+    argv = [program, *TCG, "-machine", machine, "-m", str(memory_mib), "-smp", str(cpus)]
     argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-qmp", "stdio"]
     argv += ["-chardev", f"file,id=serial,path={log},append=on", "-serial", "chardev:serial"]
     with (folder / "qemu.stderr").open("wb") as stderr:
@@ -147,10 +148,10 @@ def _open_for_typing(guest: Guest) -> int:
     return keyboard
 
 
-def raw_disk(path: Path, device: str = "virtio-blk") -> list[str]:
-    """Arguments for a raw disk on a device such as ``virtio-blk`` or ``ide-hd``."""
+def disk_arguments(path: Path, device: str = "virtio-blk", *, driver: str = "raw") -> list[str]:
+    """Arguments for a writable disk on a device such as ``virtio-blk`` or ``ide-hd``."""
     node = {
-        "driver": "raw",
+        "driver": driver,
         "node-name": "disk",
         "read-only": False,
         "file": {"driver": "file", "filename": str(path)},

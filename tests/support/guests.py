@@ -7,9 +7,10 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from fixtures.build.debian import debian_guest
 from fixtures.build.packages import BuildError
 from fixtures.build.small import small_guest
-from tests.support.tools import missing, run
+from tests.support.tools import missing, require_tool, run
 
 BOOT_PARTITION = 1 << 20
 OVMF = Path("/usr/share/OVMF")
@@ -58,3 +59,16 @@ def uefi_arguments(folder: Path) -> list[str]:
         *("-drive", f"if=pflash,format=raw,readonly=on,file={code}"),
         *("-drive", f"if=pflash,format=raw,file={variables}"),
     ]
+
+
+def debian() -> Path:
+    """The full Debian guest's disk in the cache. Boot an overlay of it, never the disk itself."""
+    return built(debian_guest)
+
+
+def overlay_of(disk: Path, folder: Path) -> Path:
+    """A qcow2 overlay that takes a boot's writes, so that ``disk`` stays as it is."""
+    target = folder / "overlay.qcow2"
+    words = [require_tool("qemu-img"), "create", "-q", "-f", "qcow2", "-F", "raw", "-b", disk]
+    run([*words, target])
+    return target

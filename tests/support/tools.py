@@ -39,7 +39,7 @@ def require_tool(name: str) -> str:
 
 
 def run(
-    argv: Sequence[str | os.PathLike[str]],
+    argv: Sequence[object],
     *,
     timeout_s: float = 60,
     check: bool = True,
@@ -49,10 +49,10 @@ def run(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program to its end. ``check`` turns a non-zero exit into an error that shows stderr.
 
-    ``env`` is added to this process's environment.
+    ``argv`` are strings and paths. ``env`` is added to this process's environment.
     """
     done = subprocess.run(
-        [os.fspath(word) for word in argv],
+        [str(word) for word in argv],
         input=stdin,
         capture_output=True,
         timeout=timeout_s,
@@ -61,7 +61,7 @@ def run(
         cwd=cwd,
     )
     if check and done.returncode:
-        shown = " ".join(os.fspath(word) for word in argv)
+        shown = " ".join(str(word) for word in argv)
         text = (done.stderr + done.stdout).decode(errors="replace")
         raise AssertionError(f"exit code {done.returncode} of: {shown}\n{text}")
     return done
