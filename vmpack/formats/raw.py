@@ -17,6 +17,7 @@ from vmpack.formats.base import (
 )
 from vmpack.source import ByteSource
 
+RAW_SUFFIXES = (".raw", ".img", ".iso")
 BLOCK = 4096
 """Bytes: the finest hole that the writer leaves; what file systems allocate."""
 _UNIT = 65536
@@ -130,7 +131,7 @@ def _create(fd: int, options: CreateOptions) -> RawWriter:
 FORMAT = Format(
     name="raw",
     qemu_name="raw",
-    suffixes=(".raw", ".img", ".iso"),
+    suffixes=RAW_SUFFIXES,
     probe=lambda _source: False,
     open=_open,
     create=_create,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vmpack.errors import UsageError, from_os_error
 from vmpack.extent import Extent
 from vmpack.formats.base import Finding, Format, ImageInfo, ImageReader, OpenOptions
-from vmpack.formats.raw import require_inside
+from vmpack.formats.raw import RAW_SUFFIXES, require_inside
 from vmpack.source import ByteSource
 
 if TYPE_CHECKING:
@@ -46,11 +46,16 @@ def is_bundle(path: Path) -> bool:
     except OSError as exc:
         raise from_os_error(exc, path=name) from exc
     with ByteSource.open(name) as source:
-        return begins_as_bundle(source)
+        return begins_as_bundle(source, name)
 
 
-def begins_as_bundle(source: ByteSource) -> bool:
-    """Whether an open file has a bundle's magic."""
+def begins_as_bundle(source: ByteSource, name: str) -> bool:
+    """Whether an open file has a bundle's magic, and is not named as a raw disk is.
+
+    A guest writes what its raw disk begins with: that must not choose the parser.
+    """
+    if os.path.splitext(name)[1].lower() in RAW_SUFFIXES:
+        return False
     return source.pread(0, min(len(BUNDLE_MAGIC), source.size)) == BUNDLE_MAGIC
 
 
@@ -72,7 +77,7 @@ def open_image(
         return _open_stdin(format, options)
     source = ByteSource.open(name)
     try:
-        bundle = format in (None, "vmpack") and begins_as_bundle(source)
+        bundle = format in (None, "vmpack") and begins_as_bundle(source, name)
         if not bundle:
             if disk is not None:
                 raise UsageError(
