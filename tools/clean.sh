@@ -6,6 +6,6 @@ cd "$(dirname "$0")/.."
 
 cache=${VMPACK_CACHE:-.cache}
 [ ! -d "$cache/hosts" ] || as_root rm -rf --one-file-system "$cache/hosts"
-rm -rf "$cache"/small-*.raw* "$cache"/debian-12.raw* "$cache/locks"
+rm -rf "$cache"/small-*.raw* "$cache"/debian-12.raw* "$cache/locks" "$cache/demo"
 rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 find . -name __pycache__ -type d -prune -exec rm -rf {} +
