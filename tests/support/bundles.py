@@ -15,6 +15,7 @@ from vmpack.bundle.reader import Bundle
 from vmpack.bundle.writer import BundleWriter
 from vmpack.formats import get
 from vmpack.formats.base import ImageReader, OpenOptions
+from vmpack.machine import MachineConfig
 from vmpack.output import Output
 from vmpack.source import ByteSource
 
@@ -45,7 +46,8 @@ def write_bundle(
         for name, data in (blobs or {}).items():
             writer.add_blob(name, data)
         config = {"version": 1, "disk": [{"id": disk_id} for disk_id, _ in plan]}
-        writer.finish(config, config, {"vmpack": "test"})
+        observable = MachineConfig.from_json_dict(config).observable()
+        writer.finish(config, observable, {"vmpack": "test"})
         out.commit()
     return path
 

@@ -163,14 +163,14 @@ def _assign_ids(
             assigned[disk.id] = given.pop(disk.id)
         elif waiting and not disk.empty:
             assigned[disk.id] = waiting.pop(0)
-    assigned |= given
     number = 0
     for path in waiting:
-        disk_id = "root" if not assigned else f"disk{number}"
-        while disk_id in assigned or disk_id == "disk0":
+        disk_id = "root" if not assigned and "root" not in given else f"disk{number}"
+        while disk_id in assigned or disk_id in given or disk_id == "disk0":
             number += 1
             disk_id = f"disk{number}"
         assigned[disk_id] = path
+    assigned |= given
     if not assigned:
         raise UsageError("no disk image to pack", hint="name one: vmpack pack DISK -o NAME.vmpack")
     return list(assigned.items())
