@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -73,7 +72,7 @@ def check(
     cannot be read or is refused raises.
     """
     name = parse_target(path)[0]
-    if format in (None, "vmpack") and os.fspath(path) != "-" and is_bundle(name):
+    if format == "vmpack" or (format is None and name != "-" and is_bundle(name)):
         found = _bundle(name, full, workers, progress)
         return _result(name, "vmpack", found)
     try:

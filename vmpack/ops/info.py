@@ -44,7 +44,8 @@ def info(
     Raises what opening raises; an image that cannot be read (encrypted, backing file not allowed)
     still has its facts shown, unless ``digest`` asks for its data.
     """
-    if format in (None, "vmpack") and parse_target(path)[1] is None and _bundle(path):
+    whole = parse_target(path)[1] is None
+    if whole and (format == "vmpack" or (format is None and _bundle(path))):
         from vmpack.bundle import Bundle
 
         with Bundle.open(path) as bundle:

@@ -77,7 +77,7 @@ def open_image(
         return _open_stdin(format, options)
     source = ByteSource.open(name)
     try:
-        bundle = format in (None, "vmpack") and begins_as_bundle(source, name)
+        bundle = format == "vmpack" or (format is None and begins_as_bundle(source, name))
         if not bundle:
             if disk is not None:
                 raise UsageError(
