@@ -11,7 +11,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
@@ -19,7 +19,7 @@ from vmpack.digest import LEAF, ContentDigest, leaf_digests
 from vmpack.errors import from_os_error
 from vmpack.extent import data_ranges
 from vmpack.formats.base import ImageReader, ImageWriter, Job
-from vmpack.pipeline import ordered, worker_count
+from vmpack.pipeline import executor, ordered, worker_count
 from vmpack.progress import SILENT, Progress
 
 P = ParamSpec("P")
@@ -85,7 +85,7 @@ def copy_image(
         return length, writing(path, writer.prepare, offset, data), leaves
 
     progress.stage(label, data_bytes(reader, unit))
-    with ThreadPoolExecutor(count) as pool:
+    with executor(count) as pool:
         writes: deque[Future[None]] = deque()
         try:
             for length, prepared, leaves in ordered(pool, work, batches(reader, unit), 2 * count):

@@ -62,10 +62,8 @@ def content_digest(
     reader: ImageReader, *, workers: int | None = None, progress: Progress | None = None
 ) -> str:
     """The content digest of a whole open image, its data read on ``workers`` threads."""
-    from concurrent.futures import ThreadPoolExecutor
-
     from vmpack.copy import batches
-    from vmpack.pipeline import ordered, worker_count
+    from vmpack.pipeline import executor, ordered, worker_count
 
     digest = ContentDigest(reader.virtual_size)
 
@@ -74,7 +72,7 @@ def content_digest(
         return length, leaf_digests(offset, reader.read(offset, length))
 
     count = worker_count(workers)
-    with ThreadPoolExecutor(count) as pool:
+    with executor(count) as pool:
         for length, leaves in ordered(pool, work, batches(reader, LEAF), 2 * count):
             digest.add(leaves)
             if progress is not None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
 
+P = ParamSpec("P")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -22,8 +23,28 @@ def worker_count(workers: int | None) -> int:
     return max(1, min(16, len(os.sched_getaffinity(0))))
 
 
+class Inline(Executor):
+    """An executor that runs each call at once, in the caller's thread."""
+
+    def submit(
+        self, fn: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[Result]:
+        """Call ``fn`` now; its result or error waits in the future."""
+        future: Future[Result] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as exc:
+            future.set_exception(exc)
+        return future
+
+
+def executor(count: int) -> Executor:
+    """Threads for ``count`` workers. Use as a context manager."""
+    return ThreadPoolExecutor(count) if count > 1 else Inline()
+
+
 def ordered(
-    pool: ThreadPoolExecutor,
+    pool: Executor,
     work: Callable[[Item], Result],
     items: Iterable[Item],
     depth: int,

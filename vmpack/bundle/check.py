@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 
 from vmpack.bundle.frames import decode_frame
 from vmpack.bundle.index import DigestIndex, Frame, Segment
@@ -18,7 +18,7 @@ from vmpack.bundle.reader import Bundle
 from vmpack.digest import LEAF, ContentDigest, content_digest
 from vmpack.errors import VmpackError
 from vmpack.formats.base import Finding
-from vmpack.pipeline import ordered, worker_count
+from vmpack.pipeline import executor, ordered, worker_count
 from vmpack.progress import Progress
 from vmpack.units import round_up
 
@@ -40,7 +40,7 @@ def check_bundle(
         yield _finding(exc)
         return
     count = worker_count(workers)
-    with ThreadPoolExecutor(count) as pool:
+    with executor(count) as pool:
         damaged = False
         for segment in _bad_segments(bundle, index, pool, count, progress):
             damaged = True
@@ -60,7 +60,7 @@ def _finding(exc: VmpackError) -> Finding:
 
 
 def _bad_segments(
-    bundle: Bundle, index: DigestIndex, pool: ThreadPoolExecutor, count: int, progress: Progress
+    bundle: Bundle, index: DigestIndex, pool: Executor, count: int, progress: Progress
 ) -> Iterator[Segment]:
     source = bundle.source
 
@@ -279,7 +279,7 @@ def _check_machine(bundle: Bundle) -> Iterator[Finding]:
 
 
 def _check_frames(
-    bundle: Bundle, index: DigestIndex, pool: ThreadPoolExecutor, count: int, progress: Progress
+    bundle: Bundle, index: DigestIndex, pool: Executor, count: int, progress: Progress
 ) -> Iterator[Finding]:
     """Every frame decodes to the cluster whose digest the index has."""
 

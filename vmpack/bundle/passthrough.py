@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from array import array
 from bisect import bisect_right
-from concurrent.futures import ThreadPoolExecutor
 
 from vmpack.bundle.index import DigestIndex, Segment
 from vmpack.bundle.manifest import Disk
@@ -18,7 +17,7 @@ from vmpack.errors import DamagedError
 from vmpack.formats.base import Job
 from vmpack.formats.qcow2.structs import COMPRESSION_ZSTD
 from vmpack.formats.qcow2.writer import Qcow2Writer
-from vmpack.pipeline import ordered, worker_count
+from vmpack.pipeline import executor, ordered, worker_count
 from vmpack.progress import SILENT, Progress
 
 
@@ -105,7 +104,7 @@ def copy_disk(
     progress.stage(f"unpacking {disk_id}", end - writer.unit)
     count = worker_count(workers)
     wanted = (segment for segment in index.segments() if runs.touch(segment))
-    with ThreadPoolExecutor(count) as pool:
+    with executor(count) as pool:
         for done in ordered(pool, work, wanted, 2 * count):
             progress.advance(done)
     writer.finish_at(end)

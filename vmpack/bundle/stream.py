@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 
 from vmpack.bundle.index import Segment
 from vmpack.bundle.structs import SEGMENT
@@ -19,7 +19,7 @@ class StoredStream:
     nothing but the bytes.
     """
 
-    def __init__(self, fd: int, position: int, pool: ThreadPoolExecutor, *, path: str, depth: int):
+    def __init__(self, fd: int, position: int, pool: Executor, *, path: str, depth: int):
         self.position = position
         self.segments: list[Segment] = []
         self._fd = fd

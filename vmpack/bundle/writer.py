@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from vmpack.bundle.index import FrameIndex, Segment
@@ -35,7 +34,7 @@ from vmpack.formats.qcow2.tables import TableWriter
 from vmpack.formats.qcow2.writer import zstd_compressor
 from vmpack.machine.identity import machine_id
 from vmpack.output import Output
-from vmpack.pipeline import ordered, worker_count
+from vmpack.pipeline import executor, ordered, worker_count
 from vmpack.progress import SILENT, Progress
 from vmpack.units import round_up
 
@@ -92,7 +91,7 @@ class BundleWriter:
             self._windows.append(round_up(position, cluster_size))
             position = self._windows[-1] + cluster_size
         self._pool_offset = position
-        self._threads = ThreadPoolExecutor(self._workers)
+        self._threads = executor(self._workers)
         self._stream = StoredStream(
             out.fd, position, self._threads, path=out.name, depth=4 * self._workers
         )

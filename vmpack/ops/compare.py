@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -12,7 +11,7 @@ from vmpack.extent import data_ranges
 from vmpack.formats.base import ImageReader, OpenOptions
 from vmpack.ops.opening import Path, open_image
 from vmpack.ops.streams import pieces
-from vmpack.pipeline import ordered, worker_count
+from vmpack.pipeline import executor, ordered, worker_count
 from vmpack.progress import SILENT, Progress
 
 _UNIT = 65536
@@ -90,7 +89,7 @@ def compare_readers(
     found = ranges()
     progress.stage("comparing", sum(length for _, length in found))
     count = worker_count(workers)
-    with ThreadPoolExecutor(count) as pool:
+    with executor(count) as pool:
         for length, difference in ordered(pool, work, pieces(iter(found)), 2 * count):
             if difference is not None:
                 return CompareResult(False, difference, *sizes)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from vmpack.copy import batches, data_bytes
 from vmpack.errors import UnsupportedError
 from vmpack.formats.base import ImageReader, OpenOptions
 from vmpack.ops.create import require_options, writable
 from vmpack.ops.opening import Path, open_image
-from vmpack.pipeline import ordered, worker_count
+from vmpack.pipeline import executor, ordered, worker_count
 from vmpack.progress import SILENT, Progress
 from vmpack.units import round_up
 
@@ -76,7 +75,7 @@ def _data_clusters(
 
     progress.stage("measuring", data_bytes(reader, cluster))
     count = worker_count(workers)
-    with ThreadPoolExecutor(count) as pool:
+    with executor(count) as pool:
         for length, numbers in ordered(pool, work, batches(reader, cluster), 2 * count):
             yield from numbers
             progress.advance(length)

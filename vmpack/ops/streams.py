@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from vmpack.copy import BATCH, CopyResult, batches, data_bytes
@@ -13,7 +12,7 @@ from vmpack.digest import LEAF, ContentDigest, leaf_digests
 from vmpack.errors import from_os_error
 from vmpack.formats.base import ImageReader
 from vmpack.formats.raw import data_blocks
-from vmpack.pipeline import ordered, worker_count
+from vmpack.pipeline import executor, ordered, worker_count
 from vmpack.progress import SILENT, Progress
 from vmpack.source import ByteSource
 
@@ -95,7 +94,7 @@ def pump(
         return offset, data, leaf_digests(offset, data)
 
     progress.stage(label, data_bytes(reader))
-    with ThreadPoolExecutor(count) as pool:
+    with executor(count) as pool:
         for offset, data, leaves in ordered(pool, work, batches(reader, LEAF), 2 * count):
             sink.zeros(offset - position)
             sink.write(memoryview(data))

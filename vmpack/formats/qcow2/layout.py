@@ -67,9 +67,9 @@ def encode_header(
         compression_type=compression,
     )
     raw = header.encode()
-    table = b"".join(name.encode() for name in FEATURE_NAMES)
-    end = encode_extension(EXT_END, b"")
     cluster_size = 1 << layout.cluster_bits
-    if names and version == 3 and len(raw) + len(table) + 16 <= cluster_size:
-        raw += encode_extension(EXT_FEATURE_NAMES, table)
-    return (raw + end).ljust(cluster_size, b"\0")
+    if names and version == 3:
+        table = b"".join(name.encode() for name in FEATURE_NAMES)
+        if len(raw) + len(table) + 16 <= cluster_size:
+            raw += encode_extension(EXT_FEATURE_NAMES, table)
+    return (raw + encode_extension(EXT_END, b"")).ljust(cluster_size, b"\0")
