@@ -77,15 +77,18 @@ class Inflater:
 
         decoder = self._decoder()
         try:
-            # The library allocates what a frame claims: so the claim comes first.
-            if zstandard.frame_content_size(stored) == self._cluster:
-                return decoder.decompress(stored, max_output_size=self._cluster)
+            # The library allocates what a frame claims: so the claim comes first. QEMU's frames
+            # make none (-1), and then the library takes ours.
+            if zstandard.frame_content_size(stored) in (self._cluster, -1):
+                data = decoder.decompress(stored, max_output_size=self._cluster)
+                if len(data) == self._cluster:
+                    return data
             return self._zstd_stream(stored, decoder)
         except zstandard.ZstdError as exc:
             raise _DecodeError(str(exc)) from exc
 
     def _zstd_stream(self, stored: memoryview, decoder: zstandard.ZstdDecompressor) -> bytes:
-        """A frame that does not say how long it is, or several frames in a row."""
+        """Several frames in a row, or a frame of another length than a cluster's."""
         with decoder.stream_reader(stored, closefd=False) as reader:
             data = reader.read(self._cluster + 1)
         if len(data) > self._cluster:
