@@ -264,3 +264,17 @@ def test_a_sparse_tebibyte_costs_its_data(tmp_path: Path, qemu_img: QemuImg) -> 
         assert opened.index().frame_count >= 8 * 128 * 16
     qemu_img.assert_clean(node)
     qemu_img.assert_identical(source, node, fmt_a="raw")
+
+
+def test_packing_needs_no_qemu(tmp_path: Path, random_disk: RandomDisk) -> None:
+    """VMP-WRITE-5: the same bytes on a host without QEMU; pins are vmpack's own."""
+    source, _ = random_disk(2 * MIB)
+    program = "import sys; from vmpack.ops.pack import pack; pack([sys.argv[1]], sys.argv[2])"
+    bundles = []
+    for number, environment in enumerate(({"PATH": "/nonexistent"}, dict(os.environ))):
+        bundle = tmp_path / f"{number}.vmpack"
+        words = [sys.executable, "-c", program, source, bundle]
+        subprocess.run(words, check=True, env=environment, timeout=60)
+        bundles.append(bundle.read_bytes())
+    assert bundles[0] == bundles[1]
+    prove_bundle(tmp_path / "0.vmpack", {"root": source})

@@ -20,7 +20,6 @@ from vmpack.errors import VmpackError
 from vmpack.formats.base import Finding
 from vmpack.pipeline import executor, ordered, worker_count
 from vmpack.progress import Progress
-from vmpack.units import round_up
 
 _MOST_PLACES = 100
 """Guest offsets that are named for one damaged segment, at most."""
@@ -148,16 +147,14 @@ def _structure_at(bundle: Bundle, offset: int, end: int) -> str:
     """The structures outside the pool that ``[offset, end)`` touches, in words."""
     names = []
     for disk in bundle.disks:
-        start, size, layout = disk.window_offset, disk.cluster_size, disk.layout
-        l2 = start + layout.l1_offset + round_up(8 * layout.l1_entries, size)
-        table = start + layout.refcount_table_offset
-        blocks = table + layout.refcount_table_clusters * size
+        start, layout = disk.window_offset, disk.layout
+        l2, table, blocks, last = (start + bound for bound in layout.bounds())
         places = (
-            ("view header", start, start + size),
+            ("view header", start, start + disk.cluster_size),
             ("L1 table", start + layout.l1_offset, l2),
             ("L2 tables", l2, table),
             ("refcount table", table, blocks),
-            ("refcount blocks", blocks, start + layout.end),
+            ("refcount blocks", blocks, last),
         )
         names += [
             f"the {name} of disk {disk.id}"

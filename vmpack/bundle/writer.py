@@ -225,10 +225,14 @@ class BundleWriter:
     def _write_tables(self, packed: _Packed) -> Disk:
         stream, tables = self._stream, packed.tables
         stream.pad_to(round_up(stream.position, tables.cluster_size))
+        stream.end_region()
         layout = tables.layout(stream.position - packed.window_offset, refcount_order=5)
+        # A segment for each structure, so that damage is located exactly.
+        bounds = layout.bounds()
         for piece in tables.pieces():
             stream.append(piece)
-        stream.end_region()
+            if stream.position - packed.window_offset in bounds:
+                stream.end_region()
         tables.close()
         return Disk(
             id=packed.id,

@@ -19,6 +19,7 @@ from vmpack.formats.qcow2.structs import (
     Header,
     encode_extension,
 )
+from vmpack.units import round_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,13 @@ class Layout:
     refcount_order: int
     end: int
     """One past the last byte of the last table."""
+
+    def bounds(self) -> tuple[int, int, int, int]:
+        """Where the L2 tables, refcount table and refcount blocks begin, and the blocks end."""
+        size = 1 << self.cluster_bits
+        l2 = self.l1_offset + round_up(8 * self.l1_entries, size)
+        blocks = self.refcount_table_offset + self.refcount_table_clusters * size
+        return l2, self.refcount_table_offset, blocks, self.end
 
 
 def l1_entries(virtual_size: int, cluster_bits: int) -> int:
