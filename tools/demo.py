@@ -138,7 +138,7 @@ def walk(demo: Demo) -> None:
     disk = info["disks"][0]["id"]
     demo.run("vmpack", "compare", f"as-qcow2/{disk}.qcow2", NAME)
     formats = ("-f", "raw", "-F", "raw")
-    demo.run("qemu-img", "compare", "-s", *formats, f"as-raw/{disk}.raw", NAME)
+    demo.run("qemu-img", "compare", *formats, f"as-raw/{disk}.raw", NAME)
     summary(demo, data)
 
 
