@@ -110,7 +110,7 @@ def _open_disk(
         raise UsageError("a bundle's disk has no snapshots", path=name)
     bundle = Bundle.open(source)
     try:
-        size = bundle.disk_entry(disk).virtual_size
+        size = bundle.disk_entry(disk).exact_size
         return BundleDisk(bundle.disk(disk), bundle, size)
     except BaseException:
         bundle.close()
