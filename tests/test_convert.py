@@ -222,7 +222,8 @@ def test_a_difference_on_read_back_leaves_no_output(
     """The disk loses one bit of what was written to it."""
     raw = tmp_path / "disk.raw"
     random_disk(raw, 300_000, seed=8)
-    real, flipped = os.pwrite, []
+    real = os.pwrite
+    flipped: list[int] = []
 
     def faulty(fd: int, data: Any, offset: int) -> int:
         if not flipped:

@@ -155,8 +155,8 @@ def test_measure_is_exact(cluster: str, tmp_path: Path, qemu_img: QemuImg) -> No
     out = tmp_path / "out.qcow2"
     convert(raw, out, options=options)
     assert found["required"] == out.stat().st_size
-    words = ["-O", "qcow2", "-o", f"cluster_size={cluster}", "-f", "raw", raw]
-    theirs = qemu_img.json("measure", *words)
+    words = ("-O", "qcow2", "-o", f"cluster_size={cluster}", "-f", "raw")
+    theirs = qemu_img.json("measure", *words, raw)
     assert found["fully-allocated"] == theirs["fully-allocated"]
     assert found["required"] <= theirs["required"]
 
