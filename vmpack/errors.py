@@ -126,6 +126,36 @@ class InfrastructureError(VmpackError):
     exit_code = 125
 
 
+class QemuMissingError(InfrastructureError):
+    """No QEMU that can run the machine."""
+
+    kind = "qemu-missing"
+
+
+class QemuDiedError(InfrastructureError):
+    """QEMU ended or stopped answering where it should not have; its words are in the message."""
+
+    kind = "qemu-died"
+
+
+class FirmwareMissingError(InfrastructureError):
+    """No firmware of the kind that the machine starts with."""
+
+    kind = "firmware-missing"
+
+
+class PinUnavailableError(InfrastructureError):
+    """This QEMU lacks something that the machine's config pins: a type, a CPU, a device."""
+
+    kind = "pin-unavailable"
+
+
+class ZstdMissingError(InfrastructureError):
+    """This QEMU was built without zstd, which a bundle's disks are compressed with."""
+
+    kind = "zstd-missing"
+
+
 class InterruptError(VmpackError):
     """The user interrupted the operation; nothing was left behind."""
 

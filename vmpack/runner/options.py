@@ -1,0 +1,158 @@
+"""What the runner is told and what it reports: plain data, no behaviour, cheap to import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from vmpack.machine import MachineConfig
+
+__all__ = ["EXIT_CODES", "Ending", "Firmware", "Kind", "Plan", "Qemu", "RunOptions"]
+
+Kind = Literal[
+    "expected",
+    "shutdown",
+    "interrupted",
+    "unexpected",
+    "no-boot-device",
+    "firmware-shell",
+    "bootloader-prompt",
+    "timeout",
+    "qemu-missing",
+    "qemu-died",
+    "firmware-missing",
+    "pin-unavailable",
+    "zstd-missing",
+    "hang",
+    "reset-loop",
+    "panic",
+]
+
+EXIT_CODES: Mapping[Kind, int] = {
+    "expected": 0,
+    "shutdown": 0,
+    "interrupted": 130,
+    "unexpected": 1,
+    "no-boot-device": 1,
+    "firmware-shell": 1,
+    "bootloader-prompt": 1,
+    "timeout": 124,
+    "qemu-missing": 125,
+    "qemu-died": 125,
+    "firmware-missing": 125,
+    "pin-unavailable": 125,
+    "zstd-missing": 125,
+    "hang": 126,
+    "reset-loop": 126,
+    "panic": 255,
+}
+"""How a run can end, and the exit code that ``vmpack run`` and ``vmpack verify`` end with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Qemu:
+    """A QEMU of this host."""
+
+    prefix: tuple[str, ...]
+    """argv that starts it: a path, or another root's loader before it."""
+    version: tuple[int, ...]
+    data_dirs: tuple[str, ...] = ()
+    """Folders to look for its BIOS and option ROMs in (``-L``), when not its built-in ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Firmware:
+    """What starts the machine: SeaBIOS of the QEMU itself, or a pair of flash images."""
+
+    kind: Literal["bios", "uefi"]
+    code_path: str | None = None
+    """The code image; ``None`` is QEMU's own SeaBIOS."""
+    code_format: Literal["raw", "qcow2"] = "raw"
+    vars: bytes | None = None
+    """The variable store as raw bytes: the host's template, or the bundle's own, refitted."""
+    secure_boot: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What whoever runs a bundle decides; everything else is the bundle's config."""
+
+    accel: Literal["auto", "kvm", "tcg"] = "auto"
+    memory: int | None = None
+    """Bytes; the config's when ``None``."""
+    cpus: int | None = None
+    forwards: tuple[tuple[int, int], ...] = ()
+    """``(port of this host's 127.0.0.1, port of the guest)``, TCP."""
+    display: str | None = None
+    """QEMU's ``-display``, such as ``gtk``; no window when ``None``."""
+    timeout_s: float | None = None
+    """Wall-clock seconds after which the guest is ended; ``None`` waits as long as it lives."""
+    qemu_args: tuple[str, ...] = ()
+    """Appended to QEMU's command line as they are; whatever is reported is then unverified."""
+    state_dir: Path | None = None
+    """Folder that keeps overlays, NVRAM and TPM state; thrown away when ``None``."""
+    network: Literal["restricted", "user", "none"] = "restricted"
+    """``restricted``: the guest reaches nothing but what ``forwards`` opens to it."""
+    interactive: bool = False
+    """The console takes input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that the command line of QEMU is made of: :mod:`vmpack.runner.argv`."""
+
+    config: MachineConfig
+    """Pinned."""
+    options: RunOptions
+    accel: Literal["kvm", "tcg"]
+    qemu: Qemu
+    firmware: Firmware
+    windows: Mapping[str, tuple[int, int]]
+    """Disk id -> offset and size in bytes of its window in the bundle."""
+    fdsets: Mapping[str, int]
+    """Role -> number of the fdset: ``disk:ID`` (the bundle, read-only), ``overlay:ID``, ``nvram``
+    (a qcow2 or raw image of the variable store), ``code``, ``console``."""
+    files: Mapping[str, tuple[int, ...]]
+    """Role of an fdset -> descriptors of this process that QEMU inherits as its members."""
+    sockets: Mapping[str, int] = field(default_factory=dict)
+    """``qmp``, ``agent``, ``tpm``, ``watch`` -> descriptor of this process that QEMU inherits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended. All text in it is escaped: it is safe to print."""
+
+    kind: Kind
+    message: str
+    reason: str | None = None
+    """QEMU's SHUTDOWN reason (``guest-shutdown``, ``guest-reset``, ``guest-panic``, ...)."""
+    seconds: float = 0.0
+    """From the guest's first instruction."""
+    console_tail: tuple[str, ...] = ()
+    picture: bytes | None = None
+    """The screen as PNG, where there is a display and QEMU still answered."""
+    stderr: str = ""
+    """What QEMU printed, shortened."""
+    resets: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code that belongs to ``kind``."""
+        return EXIT_CODES[self.kind]
+
+    def as_dict(self) -> dict[str, object]:
+        """The JSON object of reports; the picture is only said to be there."""
+        return {
+            "kind": self.kind,
+            "exit-code": self.exit_code,
+            "message": self.message,
+            "reason": self.reason,
+            "milliseconds": round(self.seconds * 1000),
+            "resets": self.resets,
+            "console-tail": list(self.console_tail),
+            "picture": self.picture is not None,
+            "stderr": self.stderr,
+        }
