@@ -145,13 +145,13 @@ class FirmwareMissingError(InfrastructureError):
 
 
 class PinUnavailableError(InfrastructureError):
-    """This QEMU lacks something that the machine's config pins: a type, a CPU, a device."""
+    """The QEMU lacks something that the machine's config pins: a type, a CPU, a device."""
 
     kind = "pin-unavailable"
 
 
 class ZstdMissingError(InfrastructureError):
-    """This QEMU was built without zstd, which a bundle's disks are compressed with."""
+    """The QEMU was built without zstd, which a bundle's disks are compressed with."""
 
     kind = "zstd-missing"
 
