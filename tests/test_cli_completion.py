@@ -1,89 +1,106 @@
-"""Shell completion: the scripts do in the shells what they promise."""
+"""Shell completion, asked for as the shells ask: typer's scripts and vmpack's own answers."""
 
 from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.tools import find_tool, run
-from vmpack.cli.app import COMMANDS
-from vmpack.cli.app import run as vmpack
-from vmpack.cli.completion import script
+from vmpack.cli.main import COMMANDS
+from vmpack.cli.main import run as vmpack
+from vmpack.cli.typer_app import NAME_THE_SHELL, SHELLS
+
+PROGRAM = Path(sys.executable).with_name("vmpack")
 
 
-def complete(line: str, tmp_path: Path) -> list[str]:
-    """What bash offers for the last word of ``line``."""
-    words = line.split(" ")
-    path = tmp_path / "completion.bash"
-    path.write_text(script("bash"))
-    code = (
-        f"source {shlex.quote(str(path))}; COMP_WORDS=({shlex.join(words)}); "
-        f'COMP_CWORD={len(words) - 1}; _vmpack; printf "%s\\n" "${{COMPREPLY[@]}}"'
-    )
-    done = run(["bash", "--norc", "-c", code], cwd=tmp_path)
-    assert done.stderr == b""
-    return sorted(done.stdout.decode().split())
+@pytest.fixture
+def complete(tmp_path: Path, require_tool: Callable[[str], str]) -> Callable[[str], list[str]]:
+    """What bash offers for the last word of a line: its own programmable completion, driven."""
+    bash = require_tool("bash")
+    script = tmp_path / "completion.bash"
+    script.write_bytes(run([sys.executable, "-m", "vmpack", "--show-completion", "bash"]).stdout)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+
+    def ask(line: str) -> list[str]:
+        words = shlex.join(line.split(" "))
+        # compgen cannot run a function that reads the line, so readline's variables are set here;
+        # "-o default" of the registration is file names where the function offers nothing.
+        code = (
+            f"source {shlex.quote(str(script))}; spec=$(complete -p vmpack); "
+            f"COMP_WORDS=({words}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 )); "
+            f"[[ $spec =~ -F\\ ([^ ]+) ]]; ${{BASH_REMATCH[1]}} {shlex.quote(str(PROGRAM))}; "
+            'if [[ ${#COMPREPLY[@]} -eq 0 && $spec == *"-o default"* ]]; then '
+            'COMPREPLY=($(compgen -f -- "${COMP_WORDS[COMP_CWORD]}")); fi; '
+            'printf "%s\\n" "${COMPREPLY[@]}"'
+        )
+        done = run([bash, "--norc", "-c", code], cwd=folder)
+        assert done.stderr == b""
+        return sorted(done.stdout.decode().split())
+
+    return ask
 
 
-def test_bash_offers_the_commands(tmp_path: Path, require_tool: Callable[[str], str]) -> None:
-    require_tool("bash")
-    assert set(COMMANDS) <= set(complete("vmpack ", tmp_path))
-    assert complete("vmpack un", tmp_path) == ["unpack"]
-    assert complete("vmpack co", tmp_path) == ["compare", "convert"]
+def test_bash_offers_commands(complete: Callable[[str], list[str]]) -> None:
+    assert complete("vmpack ") == sorted(COMMANDS)
+    assert complete("vmpack un") == ["unpack"]
+    assert complete("vmpack --output json co") == ["compare", "convert"]
 
 
-def test_bash_offers_options_and_their_values(
-    tmp_path: Path, require_tool: Callable[[str], str]
-) -> None:
-    require_tool("bash")
-    assert complete("vmpack pack --cl", tmp_path) == ["--cluster-size"]
-    assert complete("vmpack info --output ", tmp_path) == ["human", "json"]
-    assert complete("vmpack --output ", tmp_path) == ["human", "json"]
-    assert complete("vmpack --output json un", tmp_path) == ["unpack"]
-    assert complete("vmpack pack a.raw --identity d", tmp_path) == ["derive"]
+def test_bash_offers_options(complete: Callable[[str], list[str]]) -> None:
+    assert complete("vmpack pack --cl") == ["--cluster-size"]
+    assert complete("vmpack info x --dig") == ["--digest"]
+    assert {"--output", "--version", "--help"} <= set(complete("vmpack --"))
 
 
-def test_bash_offers_files(tmp_path: Path, require_tool: Callable[[str], str]) -> None:
-    require_tool("bash")
-    (tmp_path / "disk.raw").touch()
-    assert complete("vmpack info di", tmp_path) == ["disk.raw"]
+def test_bash_offers_choices(complete: Callable[[str], list[str]]) -> None:
+    assert complete("vmpack info --output ") == ["human", "json"]
+    assert complete("vmpack --progress ") == ["auto", "json", "none"]
+    assert complete("vmpack pack a.raw --identity d") == ["derive"]
+
+
+def test_bash_offers_files(complete: Callable[[str], list[str]], tmp_path: Path) -> None:
+    (tmp_path / "folder" / "disk.raw").touch()
+    for line in ("vmpack info di", "vmpack pack -o di", "vmpack compare a.raw di"):
+        assert complete(line) == ["disk.raw"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_script_for_each_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert vmpack(["--show-completion", shell]) == 0
+    assert "_VMPACK_COMPLETE" in capsys.readouterr().out
+    assert NAME_THE_SHELL not in os.environ
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_the_other_shells_take_their_script(shell: str, tmp_path: Path) -> None:
-    text = script(shell)
-    assert all(name in text for name in COMMANDS)
+    path = tmp_path / f"completion.{shell}"
+    path.write_bytes(run([sys.executable, "-m", "vmpack", "--show-completion", shell]).stdout)
     if find_tool(shell):
-        path = tmp_path / f"completion.{shell}"
-        path.write_text(text)
-        # zsh's bashcompinit needs compinit's functions, as a user's .zshrc has them.
+        # zsh needs compinit's functions, as a user's .zshrc has them.
         before = "autoload -Uz compinit && compinit -u; " if shell == "zsh" else ""
         done = run([shell, "-c", f"{before}source {path}"], env={"HOME": str(tmp_path)})
         assert done.stderr == b""
 
 
-def test_fish_offers_the_commands(tmp_path: Path) -> None:
-    if find_tool("fish"):
-        path = tmp_path / "completion.fish"
-        path.write_text(script("fish"))
-        done = run(["fish", "-c", f"source {path}; complete -C 'vmpack un'"])
-        assert b"unpack" in done.stdout
+def test_it_is_installed_for_the_user(tmp_path: Path, require_tool: Callable[[str], str]) -> None:
+    bash = require_tool("bash")
+    env = {"HOME": str(tmp_path), "PATH": os.defpath}
+    done = run([PROGRAM, "--install-completion", "bash"], env=env)
+    assert b"bash completion installed" in done.stdout
+    asked = run([bash, "--norc", "-c", ". ~/.bashrc; complete -p vmpack"], env=env)
+    assert b"-F _vmpack_completion" in asked.stdout
 
 
-def test_the_script_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert vmpack(["--show-completion", "bash"]) == 0
-    assert capsys.readouterr().out == script("bash")
-
-
-def test_the_script_is_installed_where_bash_looks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_without_a_name_the_shell_is_found_out(
+    tmp_path: Path, require_tool: Callable[[str], str]
 ) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", os.fspath(tmp_path))
-    assert vmpack(["--install-completion", "bash"]) == 0
-    path = tmp_path / "bash-completion/completions/vmpack"
-    assert path.read_text() == script("bash")
-    assert str(path) in capsys.readouterr().out
+    bash = require_tool("bash")
+    # "; true" keeps bash from becoming the program: it has to be the parent that is looked at.
+    done = run([bash, "--norc", "-c", f"{shlex.quote(str(PROGRAM))} --show-completion; true"])
+    assert b"complete_bash" in done.stdout

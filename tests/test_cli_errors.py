@@ -12,9 +12,9 @@ import pytest
 
 import vmpack
 from vmpack import errors
-from vmpack.cli.app import COMMANDS
 from vmpack.cli.console import Common, Console
 from vmpack.cli.errors import exit_code, report, translate
+from vmpack.cli.main import COMMANDS
 from vmpack.cli.reference import exit_code_table, options_table, refresh
 
 SPEC = Path(vmpack.__file__).parents[1] / "specs" / "cli-v1.md"
@@ -127,7 +127,7 @@ def test_an_interruption_is_json_too() -> None:
         (errors.UnsafeError("x"), 4, 63, 4),
         (errors.DamagedError("x"), 5, 2, 5),
         (errors.InfrastructureError("x"), 125, 125, 125),
-        (errors.Interrupted("x"), 130, 130, 130),
+        (errors.InterruptError("x"), 130, 130, 130),
     ],
 )
 def test_exit_codes(error: errors.VmpackError, plain: int, check: int, compare: int) -> None:

@@ -10,14 +10,14 @@ from vmpack.cli.console import GREEN, RED, YELLOW
 from vmpack.cli.options import FORMAT, PATH, Command, option
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from types import SimpleNamespace
 
     from vmpack.cli.console import Console
     from vmpack.formats.base import Finding
     from vmpack.ops.check import CheckResult
 
 
-def run(console: Console, arguments: Namespace) -> int:
+def run(console: Console, arguments: SimpleNamespace) -> int:
     """Check; the exit code as qemu-img's."""
     from vmpack.ops.check import check
 

@@ -16,13 +16,13 @@ from vmpack.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from types import SimpleNamespace
 
     from vmpack.cli.console import Console
     from vmpack.ops.compare import CompareResult
 
 
-def run(console: Console, arguments: Namespace) -> int:
+def run(console: Console, arguments: SimpleNamespace) -> int:
     """Compare; 0 the same, 1 different."""
     from vmpack.ops.compare import compare
 

@@ -26,15 +26,6 @@ class Common(NamedTuple):
     quiet: bool = False
     verbose: bool = False
 
-    def under(self, outer: Common) -> Common:
-        """These options, with what was said before the command's name where they are silent."""
-        return Common(
-            self.output or outer.output,
-            self.progress or outer.progress,
-            self.quiet or outer.quiet,
-            self.verbose or outer.verbose,
-        )
-
 
 def dumps(document: object) -> str:
     """``document`` as one indented JSON text in ASCII: control characters are always escaped."""

@@ -28,7 +28,7 @@ from vmpack.errors import UsageError
 from vmpack.units import format_size
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from types import SimpleNamespace
 
     from vmpack.cli.console import Console
     from vmpack.ops.convert import ConvertResult
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 STDOUT = "-"
 
 
-def run(console: Console, arguments: Namespace) -> None:
+def run(console: Console, arguments: SimpleNamespace) -> None:
     """Convert, and say what was written."""
     options = format_options(arguments.options)
     if arguments.target == STDOUT and console.json and not arguments.dry_run:

@@ -18,12 +18,12 @@ from vmpack.cli.options import (
 from vmpack.errors import UsageError
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from types import SimpleNamespace
 
     from vmpack.cli.console import Console
 
 
-def run(console: Console, arguments: Namespace) -> None:
+def run(console: Console, arguments: SimpleNamespace) -> None:
     """Create the image."""
     if arguments.output_format is None:
         raise UsageError("no format is named", field="-O", hint="add -O qcow2 or -O raw")

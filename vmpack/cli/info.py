@@ -15,12 +15,12 @@ from vmpack.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from types import SimpleNamespace
 
     from vmpack.cli.console import Console
 
 
-def run(console: Console, arguments: Namespace) -> None:
+def run(console: Console, arguments: SimpleNamespace) -> None:
     """Print the facts."""
     from vmpack.ops.info import info
 

@@ -9,12 +9,12 @@ from vmpack.cli.human import table
 from vmpack.cli.options import ALLOW_BACKING, BACKING_DIR, FORMAT, PATH, Command, backing
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from types import SimpleNamespace
 
     from vmpack.cli.console import Console
 
 
-def run(console: Console, arguments: Namespace) -> None:
+def run(console: Console, arguments: SimpleNamespace) -> None:
     """Print the ranges."""
     from vmpack.ops.map import map_image
 

@@ -21,12 +21,12 @@ from vmpack.cli.options import (
 from vmpack.errors import UsageError
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from types import SimpleNamespace
 
     from vmpack.cli.console import Console
 
 
-def run(console: Console, arguments: Namespace) -> None:
+def run(console: Console, arguments: SimpleNamespace) -> None:
     """Print the sizes."""
     if (arguments.path is None) == (arguments.size is None):
         raise UsageError(

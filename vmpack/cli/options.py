@@ -1,7 +1,7 @@
 """What commands are made of, and the options that they share (each means the same everywhere).
 
-A command declares its arguments as data: the parser, ``--help``, shell completion and the test of
-``specs/cli-v1.md`` all read the one declaration. Parsing is argparse's.
+A command declares its arguments as data: the parser, typer (``--help``, shell completion) and the
+tables of ``specs/cli-v1.md`` all read the one declaration.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vmpack.errors import UsageError
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from types import SimpleNamespace
 
     from vmpack.cli.console import Console
 
@@ -52,11 +52,11 @@ class Command(NamedTuple):
     about: str
     """Paragraphs for ``--help``."""
     arguments: tuple[Argument, ...]
-    run: Callable[[Console, Namespace], int | None]
+    run: Callable[[Console, SimpleNamespace], int | None]
     """Parsed arguments in, exit code out (``None`` is 0); errors are raised."""
 
 
-def option(*flags: str, name: str, help: str, **more: Any) -> Argument:  # noqa: A002  argparse's word
+def option(*flags: str, name: str, help: str, **more: Any) -> Argument:  # noqa: A002  typer's word
     """An option with these flags."""
     return Argument(name, help, flags, **more)
 
@@ -101,6 +101,7 @@ PROGRESS = option(
 )
 QUIET = option("-q", "--quiet", name="quiet", help="say nothing but errors and what was asked for")
 VERBOSE = option("-v", "--verbose", name="verbose", help="say more about errors: their causes")
+HELP = option("-h", "--help", name="help", help="show this message and exit")
 COMMON = (OUTPUT, PROGRESS, QUIET, VERBOSE)
 """Every command has these; they may stand before its name, too."""
 
@@ -172,7 +173,7 @@ def format_options(values: Sequence[str]) -> dict[str, str]:
     return pairs(parts, flag="-o", what="KEY=VALUE")
 
 
-def backing(arguments: Namespace) -> dict[str, Any]:
+def backing(arguments: SimpleNamespace) -> dict[str, Any]:
     """``allow_backing`` and ``backing_dirs`` as the library takes them; a folder implies both."""
     folders = tuple(arguments.backing_dirs)
     return {"allow_backing": arguments.allow_backing or bool(folders), "backing_dirs": folders}

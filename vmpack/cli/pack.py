@@ -24,13 +24,13 @@ from vmpack.cli.options import (
 from vmpack.errors import UsageError
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from types import SimpleNamespace
 
     from vmpack.cli.console import Console
     from vmpack.ops.pack import PackResult
 
 
-def run(console: Console, arguments: Namespace) -> None:
+def run(console: Console, arguments: SimpleNamespace) -> None:
     """Pack, and say what the bundle holds."""
     disks = pairs(arguments.disks, flag="--disk", what="ID=PATH")
     blobs = pairs(arguments.blobs, flag="--blob", what="NAME=PATH")

@@ -1,181 +1,176 @@
-"""From a command's declaration to argparse, and from argparse's complaints to our own errors."""
+"""From the words of a command line to a command's values, or to an error that says what is wrong.
+
+Small on purpose: loading typer takes longer than ``vmpack info`` may. :mod:`vmpack.cli.typer_app`
+reads the same declarations, and a test holds the two to each other. The rules are getopt's: options
+and arguments may be mixed, ``--name=value``, ``-nvalue`` and ``-qv`` work, ``--`` ends the options.
+"""
 
 from __future__ import annotations
 
-import argparse
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any, NoReturn
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
 
-from vmpack.cli.options import COMMON, Argument, Command
+from vmpack.cli.options import COMMON, HELP, Argument, Command
 from vmpack.errors import UsageError
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse that raises :class:`UsageError` in place of printing and exiting."""
+def parse(command: Command, words: Sequence[str]) -> SimpleNamespace:
+    """``words`` (after the command's name) as values; raises :class:`UsageError`.
 
-    def error(self, message: str) -> NoReturn:
-        match = re.fullmatch(r"argument (\S+): (.*)", message, re.DOTALL)
-        field, text = match.groups() if match else (None, message)
-        if field is not None:
-            field = max(field.split("/"), key=len)
-        missing = text.removeprefix("the following arguments are required: ")
-        if missing != text:
-            text = f"{missing} is missing"
-        raise UsageError(text, field=field, hint=self.hint(field))
-
-    def hint(self, field: str | None = None) -> str:
-        """Where to look next, or what one usually meant."""
-        if field == "--output" and any("-o" in action.option_strings for action in self._actions):
-            return "--output takes human or json; the place to write to is given with -o"
-        return f"see '{self.prog} --help'"
-
-
-def build(command: Command) -> Parser:
-    """The parser of ``command``, common options included; its help tells everything."""
-    parser = _options_parser(command)
-    words = parser.add_argument_group("arguments")
-    # Words are told first, as they stand first in the mind.
-    groups = parser._action_groups
-    groups.insert(0, groups.pop())
-    for argument in command.arguments:
-        if not argument.flags:
-            nargs = "*" if argument.many else "?" if argument.optional else None
-            words.add_argument(
-                argument.name, metavar=argument.metavar, nargs=nargs, help=argument.help
-            )
-    return parser
-
-
-def parse(command: Command, words: Sequence[str]) -> argparse.Namespace:
-    """``words`` (after the command's name) as a namespace; raises :class:`UsageError`.
-
-    Options and arguments may be mixed; what follows ``--`` is arguments.
+    ``help`` is true when they ask for help; nothing else is looked at then.
     """
-    end = words.index("--") if "--" in words else len(words)
-    parser = _options_parser(command)
-    _reject_unknown(parser, words[:end], (*command.arguments, *COMMON))
-    namespace, rest = parser.parse_known_args(words[:end])
-    plain = [argument for argument in command.arguments if not argument.flags]
-    _place(plain, [*rest, *words[end + 1 :]], namespace, parser.hint())
-    return namespace
+    if asks_for_help(words):
+        return SimpleNamespace(help=True)
+    arguments = (*command.arguments, *COMMON)
+    hint = f"see 'vmpack {command.name} --help'"
+    options, plain = split(words, arguments, hint)
+    placed = _place([each for each in arguments if not each.flags], plain, hint)
+    return finish(command, {**options, **placed})
 
 
-def _options_parser(command: Command) -> Parser:
-    parser = _parser(f"vmpack {command.name}", command.about)
-    options = parser.add_argument_group("options")
-    for argument in command.arguments:
-        if argument.flags:
-            _add(options, argument)
-    everywhere = parser.add_argument_group("in every command")
-    for argument in COMMON:
-        _add(everywhere, argument)
-    _add_help(everywhere)
-    return parser
+def parse_root(
+    arguments: Sequence[Argument], words: Sequence[str]
+) -> tuple[SimpleNamespace, list[str]]:
+    """What stands before the command's name, and the rest; raises :class:`UsageError`."""
+    hint = "see 'vmpack --help'"
+    options, rest = split(words, arguments, hint, mixed=False)
+    return _namespace(arguments, options, hint), rest
 
 
-def _place(
-    arguments: Sequence[Argument], words: list[str], into: argparse.Namespace, hint: str
-) -> None:
-    """Give the words to the arguments, in order; raises :class:`UsageError` if they do not fit."""
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Whether ``-h`` or ``--help`` stands among the options."""
+    before = words[: words.index("--")] if "--" in words else words
+    return any(flag in before for flag in HELP.flags)
+
+
+def finish(command: Command, values: Mapping[str, object]) -> SimpleNamespace:
+    """The command's values from the words that stand for them: defaults, choices, conversions.
+
+    ``values`` has for each name that was said a string, a list of strings or ``True``. Raises
+    :class:`UsageError`. typer's parser ends here, too.
+    """
+    arguments = (*command.arguments, *COMMON)
+    return _namespace(arguments, values, f"see 'vmpack {command.name} --help'")
+
+
+def split(
+    words: Sequence[str], arguments: Sequence[Argument], hint: str, *, mixed: bool = True
+) -> tuple[dict[str, object], list[str]]:
+    """The options that are said, by name, and the plain words; raises :class:`UsageError`.
+
+    Without ``mixed`` the first plain word ends the options.
+    """
+    known = {flag: each for each in (*arguments, HELP) for flag in each.flags}
+    found: dict[str, object] = {}
+    plain: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            break
+        if word.startswith("-") and word != "-":
+            for argument, value in _said(word, known, rest, hint):
+                _keep(found, argument, value)
+            continue
+        plain.append(word)
+        if not mixed:
+            break
+    return found, [*plain, *rest]
+
+
+def _said(
+    word: str, known: Mapping[str, Argument], rest: Iterator[str], hint: str
+) -> Iterator[tuple[Argument, str | None]]:
+    """The options that one word stands for, each with its value; ``None`` for a switch."""
+    if word.startswith("--"):
+        flag, equals, text = word.partition("=")
+        argument = _known(flag, known, hint)
+        if not argument.is_switch:
+            yield argument, text if equals else _next(argument, rest, hint)
+        elif equals:
+            raise UsageError("takes no value", field=argument.shown, hint=hint)
+        else:
+            yield argument, None
+        return
+    for end, letter in enumerate(word[1:], 2):
+        argument = _known(f"-{letter}", known, hint)
+        if not argument.is_switch:
+            yield argument, word[end:] or _next(argument, rest, hint)
+            return
+        yield argument, None
+
+
+def _known(flag: str, known: Mapping[str, Argument], hint: str) -> Argument:
+    if flag not in known:
+        raise UsageError(f"no such option: {flag}", hint=did_you_mean(flag, known) or hint)
+    return known[flag]
+
+
+def _next(argument: Argument, rest: Iterator[str], hint: str) -> str:
+    value = next(rest, None)
+    if value is None:
+        raise UsageError("a value is missing", field=argument.shown, hint=hint)
+    return value
+
+
+def _keep(found: dict[str, object], argument: Argument, value: str | None) -> None:
+    if argument.many:
+        values = found.setdefault(argument.name, [])
+        assert isinstance(values, list)
+        values.append(value)
+    else:
+        found[argument.name] = True if value is None else value
+
+
+def _place(arguments: Sequence[Argument], words: list[str], hint: str) -> dict[str, object]:
+    """The words by the arguments that they stand for; raises if they do not fit."""
+    placed: dict[str, object] = {}
     for argument in arguments:
-        value: object = argument.default
         if argument.many:
-            value, words = [_converted(argument, word) for word in words], []
+            placed[argument.name], words = words, []
         elif words:
-            value, *words = _converted(argument, words[0]), *words[1:]
+            placed[argument.name], *words = words
         elif not argument.optional:
             raise UsageError(f"{argument.metavar} is missing", hint=hint)
-        setattr(into, argument.name, value)
     if words:
         raise UsageError(f"unexpected argument: {words[0]}", hint=hint)
+    return placed
 
 
-def parse_root(arguments: Sequence[Argument], words: Sequence[str]) -> argparse.Namespace:
-    """What stands before the command's name, and ``rest``; raises :class:`UsageError`."""
-    valued = [flag for a in arguments if not a.is_switch for flag in a.flags]
-    ahead: list[str] = []
-    for word in words:
-        if not word.startswith("-") and not (ahead and ahead[-1] in valued):
-            break
-        ahead.append(word)
-    parser = _root_parser(arguments, "")
-    _reject_unknown(parser, ahead, arguments)
-    namespace = parser.parse_args(ahead)
-    namespace.rest = list(words[len(ahead) :])
-    return namespace
-
-
-def root_help(arguments: Sequence[Argument], about: str, commands: Mapping[str, str]) -> str:
-    """The text of ``vmpack --help``."""
-    lines = "\n".join(f"  {name:<10} {summary}" for name, summary in commands.items())
-    parser = _root_parser(arguments, f"{about}\n\ncommands:\n{lines}")
-    parser.usage = "vmpack COMMAND [ARGUMENT ...]"
-    parser.epilog = "'vmpack COMMAND --help' tells the arguments of a command."
-    return parser.format_help()
-
-
-def _root_parser(arguments: Sequence[Argument], about: str) -> Parser:
-    parser = _parser("vmpack", about)
-    options = parser.add_argument_group("options")
+def _namespace(
+    arguments: Sequence[Argument], values: Mapping[str, object], hint: str
+) -> SimpleNamespace:
+    flags = {flag for each in (*arguments, HELP) for flag in each.flags}
+    result = SimpleNamespace(help=bool(values.get("help")))
     for argument in arguments:
-        _add(options, argument)
-    _add_help(options)
-    return parser
+        said = values.get(argument.name)
+        value: object
+        if argument.is_switch:
+            value = bool(said)
+        elif isinstance(said, (list, tuple)):
+            value = [_converted(argument, str(text), flags, hint) for text in said]
+        elif said is None:
+            value = [] if argument.many else argument.default
+        else:
+            value = _converted(argument, str(said), flags, hint)
+        setattr(result, argument.name, value)
+    return result
 
 
-def _parser(prog: str, about: str) -> Parser:
-    return Parser(
-        prog=prog,
-        description=about,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
-            prog, max_help_position=32
-        ),
-        allow_abbrev=False,
-        add_help=False,
-    )
-
-
-def _add_help(group: Any) -> None:
-    group.add_argument("-h", "--help", action="store_true", help="show this message and exit")
-
-
-def _add(group: Any, argument: Argument) -> None:
-    """One option as argparse has it."""
-    settings: dict[str, Any] = {"dest": argument.name, "help": argument.help}
-    if argument.is_switch:
-        settings |= {"action": "store_true"}
-    else:
-        settings |= {"type": partial(_converted, argument), "default": argument.default}
-        if argument.choices:
-            settings["choices"] = argument.choices
-        if argument.metavar:
-            settings["metavar"] = argument.metavar
-        if argument.many:
-            settings |= {"action": "append", "default": []}
-    group.add_argument(*argument.flags, **settings)
-
-
-def _converted(argument: Argument, text: str) -> object:
+def _converted(argument: Argument, text: str, flags: set[str], hint: str) -> object:
+    if argument.flags and text.partition("=")[0] in flags:
+        # "-o --force": nobody means a file of that name.
+        raise UsageError(
+            f"a value is missing: {text} is an option itself", field=argument.shown, hint=hint
+        )
+    if argument.choices and text not in argument.choices:
+        if argument.name == "output" and "-o" in flags:
+            hint = "--output takes human or json; the place to write to is given with -o"
+        choices = ", ".join(argument.choices)
+        raise UsageError(f"{text!r} is none of {choices}", field=argument.shown, hint=hint)
     try:
         return argument.convert(text)
     except UsageError as exc:
         raise UsageError(exc.message, field=argument.shown, hint=exc.hint) from exc
-
-
-def _reject_unknown(parser: Parser, words: Sequence[str], arguments: Sequence[Argument]) -> None:
-    """Name an unknown option before anything else: what follows from it would only confuse."""
-    known = [flag for argument in arguments for flag in argument.flags] + ["-h", "--help"]
-    for word in words:
-        if word == "--":
-            return
-        name = word.partition("=")[0] if word.startswith("--") else word[:2]
-        if word.startswith("-") and word != "-" and name not in known:
-            shown = name if name.startswith("--") else word
-            raise UsageError(
-                f"no such option: {shown}", hint=did_you_mean(shown, known) or parser.hint()
-            )
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:

@@ -9,8 +9,8 @@ import re
 import sys
 from pathlib import Path
 
-from vmpack.cli.app import ROOT_OPTIONS, load
 from vmpack.cli.errors import exit_code
+from vmpack.cli.main import ROOT_OPTIONS, load
 from vmpack.cli.options import COMMON, Argument
 from vmpack.errors import VmpackError
 

@@ -11,13 +11,13 @@ from vmpack.cli.options import FORCE, NO_VERIFY, Argument, Command, option
 from vmpack.errors import UsageError
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from types import SimpleNamespace
 
     from vmpack.cli.console import Console
     from vmpack.ops.unpack import UnpackResult
 
 
-def run(console: Console, arguments: Namespace) -> None:
+def run(console: Console, arguments: SimpleNamespace) -> None:
     """Unpack, and say which files there are now."""
     if arguments.folder is None:
         raise UsageError("no folder to write is named", field="-o", hint="add -o DIR")
