@@ -31,14 +31,13 @@ from vmpack.errors import UnsupportedError, UsageError
 from vmpack.formats.base import ImageReader, Job
 from vmpack.formats.qcow2.structs import compressed_entry
 from vmpack.formats.qcow2.tables import TableWriter
-from vmpack.formats.qcow2.writer import zstd_compressor
+from vmpack.formats.qcow2.writer import DEFAULT_LEVEL, Compressor, zstd_compressor
 from vmpack.machine.identity import machine_id
 from vmpack.output import Output
 from vmpack.pipeline import executor, ordered, worker_count
 from vmpack.progress import SILENT, Progress
 from vmpack.units import round_up
 
-DEFAULT_LEVEL = 3
 SMALL_DISK = 64 << 20
 
 
@@ -79,8 +78,8 @@ class BundleWriter:
         self._plan = list(disks)
         self._workers = worker_count(workers)
         self._spool_dir = spool_dir
-        self._compress = zstd_compressor(level)
         self._level = level
+        self._compressors: dict[int, Compressor] = {}
         self._index = FrameIndex()
         self._disks: list[_Packed] = []
         self._blobs: list[Blob] = []
@@ -109,6 +108,7 @@ class BundleWriter:
             spool_dir=self._spool_dir,
         )
         content = ContentDigest(reader.virtual_size)
+        compress = self._compressor(cluster_size)
         packed = _Packed(disk_id, reader.virtual_size, self._windows[number], "", 0, tables)
         self._disks.append(packed)
         unit = math.lcm(cluster_size, LEAF)
@@ -116,7 +116,7 @@ class BundleWriter:
         def work(batch: tuple[int, int]) -> Batch:
             offset, length = batch
             data = reader.read(offset, length)
-            return prepare(offset, data, cluster_size, self._index, self._compress)
+            return prepare(offset, data, cluster_size, self._index, compress)
 
         progress.stage(label or f"packing {disk_id}", data_bytes(reader, unit))
         for batch in ordered(self._threads, work, batches(reader, unit), 2 * self._workers):
@@ -150,6 +150,12 @@ class BundleWriter:
                     hint="choose a larger --cluster-size",
                 ) from exc
 
+    def _compressor(self, size: int) -> Compressor:
+        """The compressor for pieces of ``size`` bytes."""
+        if size not in self._compressors:
+            self._compressors[size] = zstd_compressor(self._level, size)
+        return self._compressors[size]
+
     def add_blob(self, name: str, data: bytes) -> None:
         """Keep ``data`` under ``name``: 1 to 64 of ``A-Za-z0-9._-``, a letter or digit first.
 
@@ -163,7 +169,7 @@ class BundleWriter:
             raise UsageError(f"two blobs are called {name!r}")
         if len(data) > MAX_BLOB:
             raise UsageError(f"blob {name} has {len(data)} bytes, at most {MAX_BLOB} are kept")
-        frame = self._compress(data)
+        frame = self._compressor(len(data))(data)
         digest = hashlib.sha256(data).hexdigest()
         self._blobs.append(Blob(name, len(data), digest, self._stream.position, len(frame)))
         self._stream.append(frame)

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vmpack.bundle.manifest import MAX_BLOB, Manifest
-from vmpack.bundle.writer import DEFAULT_LEVEL, BundleWriter, default_cluster_size
+from vmpack.bundle.writer import BundleWriter, default_cluster_size
 from vmpack.errors import InputError, RefusedError, UsageError
 from vmpack.formats.base import ImageReader, OpenOptions
+from vmpack.formats.qcow2.writer import DEFAULT_LEVEL
 from vmpack.machine import canonical
 from vmpack.ops.opening import open_image, require_max_size
 from vmpack.output import Output

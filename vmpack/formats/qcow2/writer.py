@@ -38,18 +38,34 @@ def cluster_bits_of(size: int, *, name: str = "cluster_size") -> int:
     return size.bit_length() - 1
 
 
-def zstd_compressor(level: int) -> Compressor:
-    """One zstd frame per call, with content size and checksum; one context per thread."""
+DEFAULT_LEVEL = 3
+_TUNED = {"chain_log": 12, "hash_log": 15, "min_match": 4}
+"""Level 3 for clusters of 64 KiB: 0.55% fewer bytes for 3% more time than libzstd's own choice
+(specs/decisions/0004-zstd-parameters.md)."""
+
+
+def zstd_compressor(level: int, cluster_size: int) -> Compressor:
+    """One zstd frame per call, with content size and checksum; one context per thread.
+
+    Each call gets ``cluster_size`` bytes, or fewer (a blob).
+    """
     import zstandard
 
+    tuned = _TUNED if level == DEFAULT_LEVEL and cluster_size == 1 << 16 else {}
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        level,
+        source_size=cluster_size,
+        write_checksum=True,
+        write_content_size=True,
+        write_dict_id=False,
+        **tuned,
+    )
     local = threading.local()
 
     def compress(data: bytes) -> bytes:
         context: zstandard.ZstdCompressor | None = getattr(local, "context", None)
         if context is None:
-            context = local.context = zstandard.ZstdCompressor(
-                level=level, write_checksum=True, write_content_size=True, write_dict_id=False
-            )
+            context = local.context = zstandard.ZstdCompressor(compression_params=parameters)
         return context.compress(data)
 
     return compress
@@ -186,7 +202,8 @@ def create(fd: int, options: CreateOptions) -> Qcow2Writer:
         raise UsageError("refcount_bits other than 16 needs compat 1.1", field="refcount_bits")
     compress: Compressor | None = None
     if options.compressed and compression == COMPRESSION_ZSTD:
-        compress = zstd_compressor(3 if options.level is None else options.level)
+        level = DEFAULT_LEVEL if options.level is None else options.level
+        compress = zstd_compressor(level, 1 << bits)
     elif options.compressed:
         compress = zlib_compressor(6 if options.level is None else options.level)
     return Qcow2Writer(
