@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from vmpack.errors import DamagedError, InputError, from_os_error
-from vmpack.extent import Extent, Kind
+from vmpack.errors import DamagedError, InputError, UnsafeError, from_os_error
+
+if TYPE_CHECKING:
+    from vmpack.extent import Extent
 
 
 class ByteSource:
@@ -84,6 +87,13 @@ class ByteSource:
                 got += len(data)
         except OSError as exc:
             raise from_os_error(exc, path=self.path) from exc
+        except MemoryError:
+            raise UnsafeError(
+                f"asks for {length} bytes of memory",
+                path=self.path,
+                offset=self.base + offset,
+                hint="there is not that much here",
+            ) from None
         if got < length:
             raise DamagedError("the file became shorter while it was read", path=self.path)
         return b"".join(parts)
@@ -99,6 +109,8 @@ class ByteSource:
 
         A file system without ``SEEK_HOLE`` gives one data extent.
         """
+        from vmpack.extent import Extent, Kind
+
         end = self.size if length is None else offset + length
         position = offset
         while position < end:

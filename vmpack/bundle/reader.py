@@ -12,13 +12,13 @@ import stat
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from vmpack.bundle.index import DigestIndex
 from vmpack.bundle.manifest import Blob, Disk, Manifest
 from vmpack.bundle.structs import HEADER_SIZE, MAGIC, Header
 from vmpack.errors import DamagedError, UsageError
 from vmpack.source import ByteSource
 
 if TYPE_CHECKING:
+    from vmpack.bundle.index import DigestIndex
     from vmpack.formats.base import Finding
     from vmpack.formats.qcow2.reader import Qcow2Reader
     from vmpack.machine import MachineConfig
@@ -147,6 +147,8 @@ class Bundle:
     def index(self) -> DigestIndex:
         """The digest index, its own digest and structure checked; read once."""
         if self._index is None:
+            from vmpack.bundle.index import DigestIndex
+
             manifest = self.manifest
             raw = self.source.pread(manifest.index_offset, manifest.index_size)
             if hashlib.sha256(raw).hexdigest() != manifest.index_sha256:

@@ -20,6 +20,9 @@ _MODULES = {
     "qcow2": "vmpack.formats.qcow2",
 }
 
+RAW_SUFFIXES = (".raw", ".img", ".iso")
+"""Names of raw images: their content never chooses another format."""
+
 KNOWN_UNSUPPORTED = {
     "bochs": "Bochs growing image",
     "cloop": "cloop image",

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from vmpack import formats
 from vmpack.errors import DamagedError, UnsafeError, UnsupportedError
+from vmpack.formats import RAW_SUFFIXES
 from vmpack.formats.base import Format
-from vmpack.formats.raw import RAW_SUFFIXES
 from vmpack.source import ByteSource
 
 

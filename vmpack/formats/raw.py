@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from vmpack.errors import UnsupportedError, UsageError
 from vmpack.extent import Extent, coalesce
+from vmpack.formats import RAW_SUFFIXES
 from vmpack.formats.base import (
     CreateOptions,
     Finding,
@@ -17,7 +18,6 @@ from vmpack.formats.base import (
 )
 from vmpack.source import ByteSource
 
-RAW_SUFFIXES = (".raw", ".img", ".iso")
 BLOCK = 4096
 """Bytes: the finest hole that the writer leaves; what file systems allocate."""
 _UNIT = 65536

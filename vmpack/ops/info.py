@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from vmpack.formats.base import ImageReader, OpenOptions
 from vmpack.ops.opening import Path, is_bundle, open_image, parse_target, sources_of
 from vmpack.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from vmpack.formats.base import ImageReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,8 @@ def info(
 
         with Bundle.open(path) as bundle:
             return InfoResult([bundle.info_dict()])
+    from vmpack.formats.base import OpenOptions
+
     options = OpenOptions(
         allow_backing=allow_backing,
         backing_dirs=tuple(backing_dirs),

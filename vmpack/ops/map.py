@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from vmpack.extent import Kind
 from vmpack.formats.base import ImageReader, OpenOptions
-from vmpack.ops.opening import BundleDisk, Path, open_image
+from vmpack.ops.bundle_disk import BundleDisk
+from vmpack.ops.opening import Path, open_image
 from vmpack.progress import SILENT, Progress
 
 Row = dict[str, object]

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vmpack.errors import UsageError, from_os_error
-from vmpack.extent import Extent
-from vmpack.formats.base import Finding, Format, ImageInfo, ImageReader, OpenOptions
-from vmpack.formats.raw import RAW_SUFFIXES, require_inside
+from vmpack.formats import RAW_SUFFIXES
 from vmpack.source import ByteSource
 
 if TYPE_CHECKING:
-    from vmpack.bundle import Bundle
-    from vmpack.formats.qcow2.reader import Qcow2Reader
+    from vmpack.formats.base import Format, ImageReader, OpenOptions
 
 BUNDLE_MAGIC = b"\x89VMPACK\n"
 """The first bytes of a bundle: known here too, so that an image costs no import of the bundle."""
@@ -71,6 +66,8 @@ def open_image(
     given. Raises :class:`UsageError` when a bundle has several disks and none is named, and
     whatever detection and the format raise.
     """
+    from vmpack.formats.base import OpenOptions
+
     options = options or OpenOptions()
     name, disk = parse_target(path)
     if name == STDIN:
@@ -104,6 +101,7 @@ def _open_disk(
 ) -> ImageReader:
     """One disk of a bundle; the reader keeps the bundle's file open until it is closed."""
     from vmpack.bundle import Bundle
+    from vmpack.ops.bundle_disk import BundleDisk
 
     if options.snapshot is not None:
         source.close()
@@ -117,39 +115,9 @@ def _open_disk(
         raise
 
 
-class BundleDisk:
-    """One disk of a bundle, of its exact size: the view that QEMU opens is rounded up to 512."""
-
-    def __init__(self, view: Qcow2Reader, bundle: Bundle, virtual_size: int):
-        self.view = view
-        self.format = view.format
-        self.path = view.path
-        self.source = bundle.source
-        self.virtual_size = virtual_size
-        self.cluster_size = view.cluster_size
-        self._bundle = bundle
-
-    def extents(self, offset: int = 0, length: int | None = None) -> Iterator[Extent]:
-        length = self.virtual_size - offset if length is None else length
-        require_inside(offset, length, self.virtual_size, self.path)
-        return self.view.extents(offset, length)
-
-    def read(self, offset: int, length: int) -> bytes:
-        require_inside(offset, length, self.virtual_size, self.path)
-        return self.view.read(offset, length)
-
-    def info(self) -> ImageInfo:
-        return replace(self.view.info(), virtual_size=self.virtual_size)
-
-    def check(self) -> Iterator[Finding]:
-        return self.view.check()
-
-    def close(self) -> None:
-        self.view.close()
-        self._bundle.close()
-
-
 def _open_stdin(format_name: str | None, options: OpenOptions) -> ImageReader:
+    from dataclasses import replace
+
     from vmpack.ops.streams import spool_stdin
 
     if format_name is None:

@@ -3,43 +3,24 @@
 ``header`` decodes and validates, ``mapping`` says where guest clusters lie, ``inflate`` decodes
 compressed ones, ``reader`` joins them; ``check`` recounts references; ``tables`` and ``writer``
 write.
+
+:data:`FORMAT` is loaded on first use (PEP 562): a bundle's header needs this package's structures,
+and nothing of the registry.
 """
 
 from __future__ import annotations
 
-from vmpack.formats.base import CreateOptions, Format, ImageReader, ImageWriter, OpenOptions
-from vmpack.source import ByteSource
+from typing import TYPE_CHECKING
 
-_MAGIC = b"QFI\xfb"
+if TYPE_CHECKING:
+    from vmpack.formats.qcow2.format import FORMAT
 
-
-def _probe(source: ByteSource) -> bool:
-    return source.size >= len(_MAGIC) and source.pread(0, len(_MAGIC)) == _MAGIC
+__all__ = ["FORMAT"]
 
 
-def _open(source: ByteSource, options: OpenOptions) -> ImageReader:
-    from vmpack.formats.qcow2.reader import Qcow2Reader
+def __getattr__(name: str) -> object:
+    if name != "FORMAT":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from vmpack.formats.qcow2.format import FORMAT
 
-    return Qcow2Reader(source, options)
-
-
-def _create(fd: int, options: CreateOptions) -> ImageWriter:
-    from vmpack.formats.qcow2.writer import create
-
-    return create(fd, options)
-
-
-FORMAT = Format(
-    name="qcow2",
-    qemu_name="qcow2",
-    suffixes=(".qcow2",),
-    probe=_probe,
-    open=_open,
-    create=_create,
-    options={
-        "compat": "version: 1.1 (default) or 0.10",
-        "cluster_size": "bytes of a cluster: 512 to 2M, default 64K",
-        "compression_type": "zlib or zstd; with -c zstd by default, zlib for compat 0.10",
-        "refcount_bits": "16 (default) or 32",
-    },
-)
+    return FORMAT
