@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from vmpack.bundle.derived import DerivedDisk
 from vmpack.bundle.index import FrameIndex, Segment
 from vmpack.bundle.manifest import (
     BLOB_NAME,
@@ -115,6 +116,8 @@ class BundleWriter:
 
         def work(batch: tuple[int, int]) -> Batch:
             offset, length = batch
+            if isinstance(reader, DerivedDisk):
+                return reader.prepare_batch(offset, length, self._index, compress)
             data = reader.read(offset, length)
             return prepare(offset, data, cluster_size, self._index, compress)
 

@@ -132,7 +132,7 @@ def pack(
         manifest = writer.finish(pinned.to_json_dict(), pinned.observable(), _provenance(opened))
         progress.stage("syncing", None)
         out.commit()
-        return _result(os.fspath(output), manifest, out.sync_seconds)
+        return describe(os.fspath(output), manifest, out.sync_seconds)
 
 
 def _check_level(level: int) -> None:
@@ -258,7 +258,8 @@ def _provenance(opened: Sequence[_Opened]) -> dict[str, object]:
     }
 
 
-def _result(path: str, manifest: Manifest, sync_seconds: float) -> PackResult:
+def describe(path: str, manifest: Manifest, sync_seconds: float) -> PackResult:
+    """The result for a bundle just written with this manifest."""
     raw = manifest.encode()
     return PackResult(
         path=path,
