@@ -1,0 +1,1 @@
+"""What vmpack costs beside the tools that it stands beside: ``python -m bench``."""
