@@ -113,12 +113,15 @@ class Plan:
     windows: Mapping[str, tuple[int, int]]
     """Disk id -> offset and size in bytes of its window in the bundle."""
     fdsets: Mapping[str, int]
-    """Role -> number of the fdset: ``disk:ID`` (the bundle, read-only), ``overlay:ID``, ``nvram``
-    (a qcow2 or raw image of the variable store), ``code``, ``console``."""
-    files: Mapping[str, tuple[int, ...]]
-    """Role of an fdset -> descriptors of this process that QEMU inherits as its members."""
+    """Role -> number of the fdset that QEMU opens as ``/dev/fdset/N``: ``disk:ID`` (the bundle,
+    read-only), ``overlay:ID``, ``code``, ``nvram``, ``console``, ``firmware-log``, ``picture``,
+    ``typing``."""
+    inherited: Mapping[int, int]
+    """Number of an fdset -> descriptor of this process that QEMU inherits as its member."""
     sockets: Mapping[str, int] = field(default_factory=dict)
-    """``qmp``, ``agent``, ``tpm``, ``watch`` -> descriptor of this process that QEMU inherits."""
+    """``qmp``, ``agent``, ``tpm`` -> descriptor of this process that QEMU inherits."""
+    durable: bool = False
+    """The overlays outlive the run: QEMU flushes them when the guest asks for it."""
 
 
 @dataclass(frozen=True, slots=True)

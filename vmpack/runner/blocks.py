@@ -1,0 +1,93 @@
+"""The block graph of a machine as QEMU's JSON: window, view, overlay of every disk; firmware flash.
+
+A view opened writable destroys its bundle, so its three layers are read-only each by themselves,
+and no layer may follow a name of another file: specs/vmpack-v1.md, "Windows". Nodes are named by
+the disk's number: a node's name has at most 31 characters, a disk's id may have 32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vmpack.errors import UsageError
+from vmpack.machine import hardware as hw
+from vmpack.runner.options import Plan
+
+__all__ = ["Node", "block_nodes", "drive_of", "is_written"]
+
+Node = dict[str, object]
+
+CODE, NVRAM = "firmware-code", "nvram"
+
+
+def block_nodes(plan: Plan) -> Iterator[Node]:
+    """Every block node, in an order in which QEMU can add them."""
+    if "code" in plan.fdsets:
+        yield {
+            "driver": plan.firmware.code_format,
+            "node-name": CODE,
+            "read-only": True,
+            "file": _file(plan.fdsets["code"], read_only=True),
+        }
+    if "nvram" in plan.fdsets:
+        file = _file(plan.fdsets["nvram"], read_only=False)
+        yield {"driver": "raw", "node-name": NVRAM, "read-only": False, "file": file}
+    for number, disk in enumerate(plan.config.disks or ()):
+        if not disk.empty:
+            yield from _disk_nodes(plan, number, disk)
+
+
+def drive_of(number: int, disk: hw.Disk) -> str | None:
+    """Name of the node that the device of the ``number``-th disk shows; ``None`` when empty."""
+    if disk.empty:
+        return None
+    return f"overlay{number}" if is_written(disk) else f"disk{number}"
+
+
+def is_written(disk: hw.Disk) -> bool:
+    """Whether a disk needs an overlay for what is written to it.
+
+    IDE and SATA hard disks have no write protection, so a read-only one takes writes as well,
+    into an overlay; they are gone when the machine is.
+    """
+    if disk.empty or disk.kind == "cdrom":
+        return False
+    return not disk.read_only or disk.bus in ("ide", "sata")
+
+
+def _disk_nodes(plan: Plan, number: int, disk: hw.Disk) -> Iterator[Node]:
+    if disk.id not in plan.windows:
+        raise UsageError(
+            f"the config has a disk {disk.id!r} that the bundle lacks",
+            field=f"disk[{number}]",
+            hint="pack the machine again, with an image for it",
+        )
+    offset, size = plan.windows[disk.id]
+    yield {
+        "driver": "qcow2",
+        "node-name": f"disk{number}",
+        "read-only": True,
+        "backing": None,
+        "file": {
+            "driver": "raw",
+            "offset": offset,
+            "size": size,
+            "read-only": True,
+            "file": _file(plan.fdsets[f"disk:{disk.id}"], read_only=True),
+        },
+    }
+    if is_written(disk):
+        yield {
+            "driver": "qcow2",
+            "node-name": f"overlay{number}",
+            "read-only": False,
+            "discard": "unmap",
+            "backing": f"disk{number}",
+            # What is thrown away with the machine need not survive a crash of the host.
+            "cache": {"direct": False, "no-flush": not plan.durable},
+            "file": _file(plan.fdsets[f"overlay:{disk.id}"], read_only=False),
+        }
+
+
+def _file(fdset: int, *, read_only: bool) -> Node:
+    return {"driver": "file", "filename": f"/dev/fdset/{fdset}", "read-only": read_only}
