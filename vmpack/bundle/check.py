@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import Executor
+from dataclasses import replace
 
 from vmpack.bundle.frames import decode_frame
 from vmpack.bundle.index import DigestIndex, Frame, Segment
 from vmpack.bundle.manifest import NVRAM, TPM_STATE, Disk
 from vmpack.bundle.reader import Bundle
+from vmpack.bundle.views import clusters
 from vmpack.digest import LEAF, ContentDigest, content_digest
 from vmpack.errors import VmpackError
 from vmpack.formats.base import Finding
@@ -224,35 +226,19 @@ def _check_view(bundle: Bundle, index: DigestIndex, disk: Disk) -> Iterator[Find
     """Tables and refcounts are true, and every cluster maps to a frame of the index."""
     reader = bundle.disk(disk.id)
     yield from reader.check()
-    bits = disk.layout.cluster_bits
     stored, seen = 0, bytearray(index.frame_count)
-    for guest, host, length in reader.compressed_frames(0, disk.virtual_size):
-        number = index.at(host + disk.window_offset)
-        frame = index.frame(number) if number is not None else None
-        if number is not None and frame is not None and _fits(frame, host, length, bits):
-            if not seen[number]:
-                seen[number] = 1
-                stored += frame.size
-            continue
-        yield Finding(
-            "corruption",
-            f"disk {disk.id} maps a cluster to no frame of the index",
-            offset=host + disk.window_offset,
-            guest_offset=guest,
-            clause="VMP-VIEW-5",
-        )
+    for guest, number, fault in clusters(bundle, index, disk):
+        if fault is not None:
+            yield replace(_finding(fault), guest_offset=guest)
+        elif not seen[number]:
+            seen[number] = 1
+            stored += index.frame(number).size
     if stored != disk.stored_size:
         yield Finding(
             "corruption",
             f"disk {disk.id} refers to {stored} stored bytes, the manifest says {disk.stored_size}",
             clause="VMP-MAN-6",
         )
-
-
-def _fits(frame: Frame, host: int, length: int, bits: int) -> bool:
-    """Whether ``length``, the whole sectors of a descriptor, are what ``frame`` touches."""
-    end = (host + frame.size + 511) // 512 * 512
-    return frame.cluster_bits == bits and end - host == length
 
 
 def _check_machine(bundle: Bundle) -> Iterator[Finding]:
@@ -271,6 +257,13 @@ def _check_machine(bundle: Bundle) -> Iterator[Finding]:
         nvram=manifest.blob_sha256(NVRAM),
         tpm_state=manifest.blob_sha256(TPM_STATE),
     )
+    drives = {disk.id for disk in bundle.config.disks or () if not disk.empty}
+    if drives != {disk.id for disk in manifest.disks}:
+        yield Finding(
+            "corruption",
+            f"the config speaks of the disks {', '.join(sorted(drives)) or 'none'}",
+            clause="VMP-MAN-7",
+        )
     if wanted != manifest.machine_id:
         yield Finding("corruption", f"machine-id should be {wanted}", clause="VMP-ID-2")
 
@@ -308,22 +301,37 @@ def _check_contents(
     bundle: Bundle, index: DigestIndex, count: int, progress: Progress
 ) -> Iterator[Finding]:
     for disk in bundle.disks:
-        reader = bundle.disk(disk.id)
-        if disk.cluster_size == LEAF:
-            # Frames were just proven: their digests are the leaves.
-            content = ContentDigest(disk.exact_size)
-            for guest, host, _ in reader.compressed_frames(0, disk.virtual_size):
-                number = index.at(host + disk.window_offset)
-                assert number is not None
-                content.add([(guest // LEAF, index.frame(number).sha256)])
-            digest = content.result()
-        else:
-            progress.stage(f"digesting {disk.id}", None)
-            digest = content_digest(reader, workers=count, progress=progress)
-        if digest != disk.content_digest:
-            yield Finding(
-                "corruption",
-                f"disk {disk.id} has content digest {digest}, the manifest says "
-                f"{disk.content_digest}",
-                clause="VMP-ID-3",
-            )
+        try:
+            yield from _check_content(bundle, index, disk, count, progress)
+        except VmpackError as exc:
+            yield _finding(exc)
+
+
+def _check_content(
+    bundle: Bundle, index: DigestIndex, disk: Disk, count: int, progress: Progress
+) -> Iterator[Finding]:
+    reader = bundle.disk(disk.id)
+    if any(reader.read(disk.exact_size, disk.virtual_size - disk.exact_size)):
+        yield Finding(
+            "corruption",
+            f"disk {disk.id} has data behind its end",
+            guest_offset=disk.exact_size,
+            clause="VMP-VIEW-4",
+        )
+    if disk.cluster_size == LEAF:
+        # Frames were just proven: their digests are the leaves.
+        content = ContentDigest(disk.exact_size)
+        for guest, number, fault in clusters(bundle, index, disk):
+            if fault is not None:
+                raise fault
+            content.add([(guest // LEAF, index.frame(number).sha256)])
+        digest = content.result()
+    else:
+        progress.stage(f"digesting {disk.id}", None)
+        digest = content_digest(reader, workers=count, progress=progress)
+    if digest != disk.content_digest:
+        yield Finding(
+            "corruption",
+            f"disk {disk.id} has content digest {digest}, the manifest says {disk.content_digest}",
+            clause="VMP-ID-3",
+        )

@@ -161,9 +161,12 @@ class DigestIndex:
         """
         position = pool[0]
         for number, frame in enumerate(self.frames()):
-            good = position <= frame.offset and frame.size > 0 and frame.end <= pool[1]
+            good = position <= frame.offset and frame.end <= pool[1]
             if not good or not 12 <= frame.cluster_bits <= 21:
                 raise self._error(number, "frame outside the pool or out of order", "VMP-IDX-2")
+            # What a compressed cluster's descriptor can say, wherever the frame begins.
+            if not 0 < frame.size <= (2 << frame.cluster_bits) - 512:
+                raise self._error(number, f"frame of {frame.size} bytes", "VMP-IDX-4")
             position = frame.end
         position = HEADER_SIZE
         for number, segment in enumerate(self.segments(), self.frame_count):

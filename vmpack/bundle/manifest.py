@@ -15,7 +15,11 @@ from dataclasses import dataclass, field
 from vmpack.bundle.fields import Fields
 from vmpack.bundle.structs import HEADER_SIZE, RECORD_SIZE, Header
 from vmpack.formats.qcow2.layout import Layout, encode_header, l1_entries
-from vmpack.formats.qcow2.structs import COMPRESSION_ZSTD
+from vmpack.formats.qcow2.structs import (
+    COMPRESSION_ZSTD,
+    MAX_L1_BYTES,
+    MAX_REFCOUNT_TABLE_BYTES,
+)
 from vmpack.machine import canonical
 from vmpack.units import round_up
 
@@ -219,6 +223,10 @@ class Manifest:
         for blob in self.blobs:
             if blob.offset < self.pool_offset or blob.offset + blob.stored_size > self.pool_end:
                 raise top.error("blobs", f"blob {blob.name} lies outside the pool", "VMP-BLOB-2")
+            if blob.stored_size > blob.size + (blob.size >> 7) + 1024:
+                raise top.error(
+                    "blobs", f"blob {blob.name} is stored in too many bytes", "VMP-BLOB-2"
+                )
 
     def blob_sha256(self, name: str) -> str | None:
         """The SHA-256 (hex) of the blob called ``name``, or ``None``."""
@@ -249,7 +257,9 @@ def _disk(item: Fields, header: Header) -> Disk:
             l1_offset=view.integer("l1-offset", cluster),
             l1_entries=l1_entries(virtual, bits),
             refcount_table_offset=view.integer("refcount-table-offset", cluster),
-            refcount_table_clusters=view.integer("refcount-table-clusters", 1, 1 << 14),
+            refcount_table_clusters=view.integer(
+                "refcount-table-clusters", 1, MAX_REFCOUNT_TABLE_BYTES // cluster
+            ),
             refcount_order=REFCOUNT_ORDER,
             end=view.integer("end", cluster),
         ),
@@ -258,7 +268,18 @@ def _disk(item: Fields, header: Header) -> Disk:
         raise item.error("window", "is not cluster-aligned, or ends elsewhere", "VMP-WIN-1")
     for part in (item, window, view):
         part.done()
+    _check_view(disk.layout, view)
     return disk
+
+
+def _check_view(layout: Layout, view: Fields) -> None:
+    """The tables follow each other, aligned, and are no longer than qcow2 allows."""
+    l2, table, blocks, end = layout.bounds()
+    size = 1 << layout.cluster_bits
+    if layout.l1_entries * 8 > MAX_L1_BYTES:
+        raise view.error("l1-offset", f"an L1 table of {layout.l1_entries} entries", "VMP-VIEW-8")
+    if table % size or end % size or not l2 <= table <= blocks < end:
+        raise view.error("end", "the tables do not follow each other", "VMP-VIEW-7")
 
 
 def _blob(item: Fields) -> Blob:

@@ -12,6 +12,7 @@ from bisect import bisect_right
 from vmpack.bundle.index import DigestIndex, Segment
 from vmpack.bundle.manifest import Disk
 from vmpack.bundle.reader import Bundle
+from vmpack.bundle.views import clusters
 from vmpack.copy import write_all
 from vmpack.errors import DamagedError
 from vmpack.formats.base import Job
@@ -120,16 +121,9 @@ def _place_frames(
     runs = _Runs()
     targets = array("Q", [0]) * index.frame_count
     position = writer.unit
-    for guest, host, _ in bundle.disk(disk.id).compressed_frames(0, disk.virtual_size):
-        number = index.at(host + disk.window_offset)
-        if number is None:
-            raise DamagedError(
-                f"disk {disk.id} maps a cluster to no frame of the index",
-                path=bundle.path,
-                offset=host + disk.window_offset,
-                clause="VMP-VIEW-5",
-                hint="vmpack check says what is damaged",
-            )
+    for guest, number, fault in clusters(bundle, index, disk):
+        if fault is not None:
+            raise fault
         frame = index.frame(number)
         if not targets[number]:
             targets[number] = position

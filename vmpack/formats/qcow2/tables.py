@@ -8,6 +8,7 @@ Source: QEMU, docs/interop/qcow2.rst ("Host cluster management", "Cluster mappin
 from __future__ import annotations
 
 import sys
+import weakref
 from array import array
 from collections.abc import Iterator
 from tempfile import SpooledTemporaryFile
@@ -50,6 +51,8 @@ class TableWriter:
         self._l2_numbers = array("Q")
         self._table = array("Q")
         self._spool = SpooledTemporaryFile(max_size=_SPOOL_IN_MEMORY, dir=spool_dir)  # noqa: SIM115 - lives as long as the object
+        # Whoever gives up half-way need not close it.
+        weakref.finalize(self, self._spool.close)
         self._counts: dict[int, array[int]] = {}
         self._chunk = self.cluster_size // 4
         self._layout: Layout | None = None
