@@ -69,11 +69,14 @@ class Firmware:
 
     kind: Literal["bios", "uefi"]
     code_path: str | None = None
-    """The code image; ``None`` is QEMU's own SeaBIOS."""
+    """The code image, a file of the host. With ``code`` absent as well: QEMU's own SeaBIOS."""
     code_format: Literal["raw", "qcow2"] = "raw"
     vars: bytes | None = None
     """The variable store as raw bytes: the host's template, or the bundle's own, refitted."""
     secure_boot: bool = False
+    """The code needs SMM, and flash that only SMM writes, as builds with Secure Boot do."""
+    code: bytes | None = None
+    """The code image itself, where the bundle carries it; ``code_path`` is ``None`` then."""
 
 
 @dataclass(frozen=True, slots=True)
