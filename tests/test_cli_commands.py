@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,11 @@ def test_pack_tells_what_it_made(cli: Cli, bundle: str) -> None:
     assert set(document) >= {"filename", "format", "id", "machine-id", "name", "size", "disks"}
     assert document["size"] == Path("b.vmpack").stat().st_size
     out, _ = cli.text("pack", "disk.raw", "-o", "c.vmpack")
-    assert out.startswith("packed c.vmpack, ")
+    assert re.match(r"packed c\.vmpack in \d+\.\d s\n", out)
+    assert re.search(r"source +\S+ KiB of disk, \S+ KiB of data\n", out)
+    assert re.search(rf"bundle +\S+ KiB \({Path('c.vmpack').stat().st_size} bytes\), \d+% of", out)
+    assert max(map(len, out.splitlines())) <= 80
+    assert json.loads(cli.text("info", "c.vmpack", "--output", "json")[0])["id"] in out
     assert document["machine-id"] in out
 
 
@@ -160,6 +165,7 @@ def test_unpack_gives_the_disks_back(cli: Cli, bundle: str, to: str) -> None:
     assert "hint: --force" in err
     out, _ = cli.text("unpack", bundle, "-o", "out", "--to", to, "--force", "--no-verify")
     assert f"out/root.{to}" in out
+    assert re.search(r"config +out/vm\.toml\n", out)
 
 
 def test_check_exit_codes_are_qemu_imgs(cli: Cli, bundle: str, qemu_img: QemuImg) -> None:
@@ -202,6 +208,13 @@ def test_compare(cli: Cli, bundle: str) -> None:
     assert cli.json("compare", "data.raw", "other.raw", code=1)["offset"] == 700_001
     assert cli.text("compare", "data.raw", "other.raw", "-q", code=1) == ("", "")
     assert "the sizes differ" in cli.text("compare", "disk.raw", "data.raw", code=1)[1]
+    Path("longer.raw").write_bytes(Path("data.raw").read_bytes() + bytes(512))
+    assert cli.text("compare", "data.raw", "longer.raw") == (
+        "identical\n",
+        "vmpack: warning: the sizes differ: 1048576 and 1049088 bytes\n",
+    )
+    for way in ("-s", "--strict"):
+        assert cli.json("compare", "data.raw", "longer.raw", way, code=1)["identical"] is False
     assert "has 2 disks" in cli.text("compare", "disk.raw", bundle, code=2)[1]
 
 

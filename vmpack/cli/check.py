@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 def run(console: Console, arguments: SimpleNamespace) -> int:
     """Check; the exit code as qemu-img's."""
+    from vmpack.memory import keep_freed_memory
     from vmpack.ops.check import check
 
+    keep_freed_memory()
     with console.reporter() as progress:
         result = check(
             arguments.path, format=arguments.format, full=arguments.full, progress=progress
@@ -39,7 +41,7 @@ def _lines(console: Console, path: str, result: CheckResult) -> Iterator[str]:
         0: console.style("clean", GREEN),
         2: console.style("damaged", RED),
         3: console.style("leaked clusters, no damage", YELLOW),
-        63: f"cannot be checked: {escape(result.unsupported or '')}",
+        63: f"cannot be checked: {escape((result.unsupported or '').removeprefix(f'{path}: '))}",
     }
     yield f"{escape(path)}: {verdicts[result.exit_code]}"
 

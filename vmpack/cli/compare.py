@@ -24,14 +24,17 @@ if TYPE_CHECKING:
 
 def run(console: Console, arguments: SimpleNamespace) -> int:
     """Compare; 0 the same, 1 different."""
+    from vmpack.memory import keep_freed_memory
     from vmpack.ops.compare import compare
 
+    keep_freed_memory()
     with console.reporter() as progress:
         result = compare(
             arguments.a,
             arguments.b,
             format_a=arguments.format,
             format_b=arguments.format_b,
+            strict=arguments.strict,
             **backing(arguments),
             progress=progress,
         )
@@ -51,13 +54,14 @@ def _line(console: Console, result: CompareResult) -> str:
 COMMAND = Command(
     "compare",
     "Compare the content of two disks, whatever their formats. Disks of different sizes are the\n"
-    "same if the longer one goes on with zeros.\n\n"
+    "same if the longer one goes on with zeros, unless --strict is given.\n\n"
     "Exit code 0: the same; 1: they differ; 2 and up: they could not be compared.",
     (
         Argument("a", "an image, a bundle, or a disk of one", metavar="A"),
         Argument("b", "what to compare it with", metavar="B"),
         FORMAT,
         option("-F", name="format_b", metavar="FORMAT", help="the format of B; -f is that of A"),
+        option("-s", "--strict", name="strict", help="disks of different sizes differ"),
         ALLOW_BACKING,
         BACKING_DIR,
     ),

@@ -27,12 +27,28 @@ class Common(NamedTuple):
     verbose: bool = False
 
 
-def dumps(document: object) -> str:
-    """``document`` as one indented JSON text in ASCII: control characters are always escaped."""
+def dumps(document: object, *, most: int | None = None, path: str | None = None) -> str:
+    """``document`` as one indented JSON text in ASCII: control characters are always escaped.
+
+    Raises :class:`UnsafeError` about ``path`` when the text has more than ``most`` characters,
+    before it is made.
+    """
     import json
 
+    parts, length = [], 0
+    for part in json.JSONEncoder(indent=2).iterencode(document):
+        length += len(part)
+        if most is not None and length > most:
+            from vmpack.errors import UnsafeError
+
+            raise UnsafeError(
+                f"what it says of itself takes more than {most} characters",
+                path=path,
+                hint="see it without --output json: that is cut",
+            )
+        parts.append(part)
     # DEL is the one control character that json leaves as it is; it occurs inside strings only.
-    return json.dumps(document, indent=2).replace("\x7f", "\\u007f")
+    return "".join(parts).replace("\x7f", "\\u007f")
 
 
 class Console:
@@ -48,10 +64,20 @@ class Console:
         self.stdout = stdout or sys.stdout
         self.stderr = stderr or sys.stderr
 
-    def result(self, document: object, lines: Iterable[str]) -> None:
-        """Print the command's result: ``document`` as JSON, or ``lines`` for people."""
+    def result(
+        self,
+        document: object,
+        lines: Iterable[str],
+        *,
+        most: int | None = None,
+        path: str | None = None,
+    ) -> None:
+        """Print the command's result: ``document`` as JSON, or ``lines`` for people.
+
+        JSON of more than ``most`` characters, about the file ``path``, is refused.
+        """
         if self.json:
-            self.stdout.write(dumps(document) + "\n")
+            self.stdout.write(dumps(document, most=most, path=path) + "\n")
         else:
             for line in lines:
                 self.stdout.write(line + "\n")

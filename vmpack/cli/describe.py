@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from vmpack.binary import escape
 from vmpack.cli.console import BOLD, Console
-from vmpack.cli.human import exact_size, fields, plain, table
+from vmpack.cli.human import MOST, clip, exact_size, fields, plain, table
 from vmpack.units import format_size
 
 Document = Mapping[str, object]
@@ -51,11 +51,11 @@ def _bundle(document: Document, console: Console) -> Iterator[str]:
         ("version", _text(document, "version")),
         ("name", _text(document, "name")),
         ("size", _size(document.get("size"))),
-        ("id", _text(document, "id")),
-        ("machine-id", _text(document, "machine-id")),
         ("machine", machine_line(document.get("config"))),
         ("network", _nics(document.get("config"))),
         ("made by", _provenance(document.get("provenance"))),
+        ("id", _text(document, "id")),
+        ("machine-id", _text(document, "machine-id")),
     ]
     yield from fields((name, value) for name, value in rows if value)
     yield from _disks(_maps(document.get("disks")))
@@ -69,6 +69,7 @@ def _bundle(document: Document, console: Console) -> Iterator[str]:
                 for blob in blobs
             ],
             right=("size", "stored"),
+            most=MOST,
         )
 
 
@@ -88,14 +89,16 @@ def _disks(disks: Sequence[Document]) -> Iterator[str]:
         for disk in disks
     ]
     yield ""
-    yield from table(header, rows, right=header[1:4])
+    yield from table(header, rows, right=header[1:4], most=MOST)
     yield ""
-    yield from fields((_text(disk, "id"), _text(disk, "content-digest")) for disk in disks)
+    digests = [(_text(disk, "id"), _text(disk, "content-digest")) for disk in disks[:MOST]]
+    yield from fields(digests)
 
 
 def _nics(config: object) -> str:
     cards = _maps(_at(config, "nic"))
-    return ", ".join(" ".join(filter(None, (_text(c, "model"), _text(c, "mac")))) for c in cards)
+    words = [" ".join(filter(None, (_text(c, "model"), _text(c, "mac")))) for c in cards[:MOST]]
+    return clip(", ".join(words))
 
 
 def _provenance(value: object) -> str:
@@ -123,7 +126,7 @@ def _image(document: Document, console: Console) -> Iterator[str]:
     if snapshots:
         yield "snapshots:"
         rows = [(_text(each, "id"), _text(each, "name")) for each in snapshots]
-        yield from (f"  {line}" for line in table(("id", "name"), rows))
+        yield from (f"  {line}" for line in table(("id", "name"), rows, most=MOST))
 
 
 def _at(value: object, *keys: str) -> object:

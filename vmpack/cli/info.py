@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from vmpack.cli.console import Console
 
 
+MOST = 4 << 20
+"""Characters of JSON about one file, whatever it claims: each name in it is the file's own."""
+
+
 def run(console: Console, arguments: SimpleNamespace) -> None:
     """Print the facts."""
     from vmpack.ops.info import info
@@ -32,7 +36,7 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
         result = info(arguments.path, **options)
     document = result.as_dict()
     if console.json:
-        console.result(document, ())
+        console.result(document, (), most=MOST, path=arguments.path)
         return
     from vmpack.cli.describe import describe
 

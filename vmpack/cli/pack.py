@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vmpack.binary import escape
-from vmpack.cli.human import disk_rows, exact_size, fields
+from vmpack.cli.human import disk_rows, exact_size, fields, seconds
 from vmpack.cli.options import (
     ALLOW_BACKING,
     BACKING_DIR,
@@ -22,12 +23,14 @@ from vmpack.cli.options import (
     size,
 )
 from vmpack.errors import UsageError
+from vmpack.units import format_size
 
 if TYPE_CHECKING:
     from types import SimpleNamespace
 
     from vmpack.cli.console import Console
     from vmpack.ops.pack import PackResult
+    from vmpack.progress import Progress
 
 
 def run(console: Console, arguments: SimpleNamespace) -> None:
@@ -38,10 +41,14 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
         raise UsageError("no bundle to write is named", field="-o", hint="add -o NAME.vmpack")
     if not (arguments.sources or disks or arguments.config):
         raise UsageError("nothing to pack", field="SOURCE", hint="name one or more disk images")
-    from vmpack.bundle.writer import DEFAULT_LEVEL
+    from vmpack.formats.qcow2.writer import DEFAULT_LEVEL
+    from vmpack.memory import keep_freed_memory
     from vmpack.ops.pack import pack
 
-    with console.reporter() as progress:
+    keep_freed_memory()
+    begun = time.monotonic()
+    with console.reporter() as reporter:
+        progress = Tally(reporter)
         result = pack(
             arguments.sources,
             arguments.bundle,
@@ -58,15 +65,45 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
             force=arguments.force,
             progress=progress,
         )
-    console.done(result.as_dict(), _lines(result))
+    took = seconds(time.monotonic() - begun)
+    console.done(result.as_dict(), _lines(result, progress.data_bytes, took))
 
 
-def _lines(result: PackResult) -> Iterator[str]:
+class Tally:
+    """Passes progress on, and keeps how much data the sources had."""
+
+    def __init__(self, inner: Progress) -> None:
+        self._inner = inner
+        self.data_bytes = 0
+
+    def stage(self, name: str, total_bytes: int | None) -> None:
+        self.data_bytes += total_bytes or 0
+        self._inner.stage(name, total_bytes)
+
+    def advance(self, done_bytes: int) -> None:
+        self._inner.advance(done_bytes)
+
+
+def _lines(result: PackResult, data_bytes: int, took: str) -> Iterator[str]:
     from vmpack.cli.describe import machine_line
 
-    yield f"packed {escape(result.path)}, {exact_size(result.size)}"
-    rows = [("machine", machine_line(result.config)), ("machine-id", escape(result.machine_id))]
-    yield from fields([*rows, *disk_rows(result.disks)], indent=2)
+    yield f"packed {escape(result.path)} in {took}"
+    rows = [
+        ("machine", machine_line(result.config)),
+        *disk_rows(result.disks),
+        *_sizes(result, data_bytes),
+        ("id", escape(result.id)),
+        ("machine-id", escape(result.machine_id)),
+    ]
+    yield from fields(rows, indent=2)
+
+
+def _sizes(result: PackResult, data_bytes: int) -> Iterator[tuple[str, str]]:
+    """What was read and what it became."""
+    virtual = sum(size for disk in result.disks if isinstance(size := disk["virtual-size"], int))
+    yield "source", f"{format_size(virtual)} of disk, {format_size(data_bytes)} of data"
+    share = f", {result.size * 100 // data_bytes}% of the data" if data_bytes else ""
+    yield "bundle", exact_size(result.size) + share
 
 
 COMMAND = Command(

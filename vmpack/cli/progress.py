@@ -216,6 +216,7 @@ class BarReporter:
 def _rich_bar(stream: TextIO) -> RichProgress:
     from rich import progress
     from rich.console import Console
+    from rich.table import Column
     from rich.text import Text
 
     from vmpack.units import format_size
@@ -226,18 +227,22 @@ def _rich_bar(stream: TextIO) -> RichProgress:
         def render(self, task: progress.Task) -> Text:
             text = format_size(int(task.completed))
             if task.total is not None:
-                text += f" of {format_size(int(task.total))}"
+                whole = format_size(int(task.total))
+                # "142 of 668 MiB": the line has to fit into 80 columns.
+                done, unit = text.split()
+                text = f"{done if whole.split()[1] == unit else text} of {whole}"
             if task.speed:
                 text += f", {format_size(int(task.speed))}/s"
             return Text(text, style="progress.download")
 
+    one_line = Column(no_wrap=True)
     # No refresh thread: signals and errors find one thread to deal with, and the bar goes away
     # before a message is printed. stdout stays what it is: it carries the result.
     return progress.Progress(
-        progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(),
+        progress.TextColumn("{task.description}", markup=False, table_column=one_line),
+        progress.BarColumn(bar_width=20),
         progress.TaskProgressColumn(),
-        Moved(),
+        Moved(table_column=one_line),
         progress.TimeRemainingColumn(compact=True),
         console=Console(file=stream),
         auto_refresh=False,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vmpack.binary import escape
-from vmpack.cli.human import fields
+from vmpack.cli.human import fields, seconds
 from vmpack.cli.options import FORCE, NO_VERIFY, Argument, Command, option
 from vmpack.errors import UsageError
 
@@ -21,8 +22,11 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
     """Unpack, and say which files there are now."""
     if arguments.folder is None:
         raise UsageError("no folder to write is named", field="-o", hint="add -o DIR")
+    from vmpack.memory import keep_freed_memory
     from vmpack.ops.unpack import unpack
 
+    keep_freed_memory()
+    begun = time.monotonic()
     with console.reporter() as progress:
         result = unpack(
             arguments.bundle,
@@ -32,13 +36,15 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
             verify=not arguments.no_verify,
             progress=progress,
         )
-    console.done(result.as_dict(), _lines(result))
+    console.done(result.as_dict(), _lines(result, seconds(time.monotonic() - begun)))
 
 
-def _lines(result: UnpackResult) -> Iterator[str]:
-    yield f"unpacked into {escape(result.folder)}"
-    rows = [(f"disk {escape(disk_id)}", escape(path)) for disk_id, path in result.disks]
-    yield from fields([*rows, *(("file", escape(path)) for path in result.files)], indent=2)
+def _lines(result: UnpackResult, took: str) -> Iterator[str]:
+    yield f"unpacked into {escape(result.folder)} in {took}"
+    config, *blobs = result.files
+    rows = [("config", escape(config))]
+    rows += [(f"disk {escape(disk_id)}", escape(path)) for disk_id, path in result.disks]
+    yield from fields([*rows, *(("file", escape(path)) for path in blobs)], indent=2)
 
 
 COMMAND = Command(
