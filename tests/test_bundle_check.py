@@ -138,7 +138,7 @@ def test_damage_of_a_large_bundle_names_disk_and_guest_offset(tmp_path: Path) ->
     path.chmod(0o644)
     with Bundle.open(path) as bundle:
         index = bundle.index()
-        offsets = {}
+        offsets: dict[int, set[tuple[str, int]]] = {}
         for disk in bundle.disks:
             for guest, host, _ in bundle.disk(disk.id).compressed_frames(0, disk.virtual_size):
                 offsets.setdefault(host + disk.window_offset, set()).add((disk.id, guest))

@@ -273,7 +273,7 @@ def test_packing_needs_no_qemu(tmp_path: Path, random_disk: RandomDisk) -> None:
     bundles = []
     for number, environment in enumerate(({"PATH": "/nonexistent"}, dict(os.environ))):
         bundle = tmp_path / f"{number}.vmpack"
-        words = [sys.executable, "-c", program, source, bundle]
+        words: list[str | Path] = [sys.executable, "-c", program, source, bundle]
         subprocess.run(words, check=True, env=environment, timeout=60)
         bundles.append(bundle.read_bytes())
     assert bundles[0] == bundles[1]

@@ -80,7 +80,9 @@ def test_the_writer_makes_the_vector(tmp_path: Path) -> None:
         made_with = str(bundle.manifest.provenance["libzstd"])
         digest = bundle.disks[0].content_digest
     assert digest in parse(old).decode("latin-1")
-    recorded = json.loads(re.search(rb'"provenance":(\{.*?\})', parse(old))[1])["libzstd"]  # type: ignore[index] - it is there
+    found = re.search(rb'"provenance":(\{.*?\})', parse(old))
+    assert found is not None
+    recorded = json.loads(found[1])["libzstd"]
     if made_with == recorded:
         assert annotate(path.read_bytes(), spans(path)) == old
     assert made_with == ".".join(map(str, zstandard.ZSTD_VERSION))

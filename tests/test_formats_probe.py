@@ -126,15 +126,21 @@ def test_the_magic_wins_over_a_name_that_says_nothing(tmp_path: Path, qemu_img: 
 
 
 @pytest.mark.qemu
-@pytest.mark.parametrize("kind", ["vmdk", "vdi", "vhdx", "qed", "parallels", "vpc", "luks", "qcow"])
+@pytest.mark.parametrize("kind", ["vmdk", "vdi", "vhdx", "qed", "parallels", "vpc", "qcow"])
 def test_formats_that_are_not_read_are_named(kind: str, tmp_path: Path, qemu_img: QemuImg) -> None:
     path = tmp_path / "disk"
-    extra = ["--object", "secret,id=s,data=x"] if kind == "luks" else []
-    if kind == "luks":
-        extra += ["-o", "key-secret=s,iter-time=10"]
-    qemu_img.run("create", "-q", *extra, "-f", kind, path, "4M")
+    qemu_img.run("create", "-q", "-f", kind, path, "4M")
     wanted = {"vpc": "vhd", "qcow": "version 1"}.get(kind, kind)
     with pytest.raises(UnsupportedError, match=wanted):
+        open_image(path)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_luks_disk_is_named(version: int, tmp_path: Path) -> None:
+    """Its header by hand: qemu-img measures this machine's speed to make one, and may fail."""
+    path = tmp_path / "disk"
+    path.write_bytes(b"LUKS\xba\xbe" + version.to_bytes(2, "big") + b"aes".ljust(4088, b"\0"))
+    with pytest.raises(UnsupportedError, match="luks"):
         open_image(path)
 
 

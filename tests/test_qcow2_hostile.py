@@ -151,25 +151,26 @@ def test_corrupt_image_is_not_read_and_info_says_why(image: Path) -> None:
     assert document["format-specific"]["data"]["corrupt"] is True
 
 
-@pytest.mark.parametrize(("method", "name"), [(1, "AES"), (2, "LUKS")])
-def test_encrypted_images_are_refused_by_name(method: int, name: str, tmp_path: Path) -> None:
+def test_aes_encryption_is_refused_by_name(tmp_path: Path) -> None:
     # hostile: 24
     path = tmp_path / "secret.qcow2"
-    qemu_img = require_tool("qemu-img")
-    kind = "aes" if method == 1 else "luks"
-    secret = "secret,id=s,data=pass"
-    options = f"encrypt.format={kind},encrypt.key-secret=s"
-    if kind == "luks":
-        options += ",encrypt.iter-time=10"
-    words = ["create", "-q", "--object", secret, "-f", "qcow2", "-o", options, path, "1M"]
-    run([qemu_img, *words])
-    refused(path, UnsupportedError, "QCOW2-HDR-5", match=name)
-    document = info(path).as_dict()
-    assert document["encrypted"] is True
+    options = "encrypt.format=aes,encrypt.key-secret=s"
+    words = ["create", "-q", "--object", "secret,id=s,data=pass", "-f", "qcow2", "-o", options]
+    run([require_tool("qemu-img"), *words, path, "1M"])
+    refused(path, UnsupportedError, "QCOW2-HDR-5", match="AES")
+    assert info(path).as_dict()["encrypted"] is True
+
+
+def test_luks_encryption_is_refused_by_name(image: Path) -> None:
+    # hostile: 24
+    # The header by hand: qemu-img measures this machine's speed to make one, and may fail.
+    at = word(image, 96) & 0xFFFFFFFF
+    extension = u32(0x0537BE77) + u32(16) + u64(65536) + u64(4096)
+    patch(image, {32: u32(2), at: extension + bytes(8)})
+    refused(image, UnsupportedError, "QCOW2-HDR-5", match="LUKS")
+    assert info(image).as_dict()["encrypted"] is True
     # QCOW2-EXT-5
-    if kind == "luks":
-        at = path.read_bytes().index(u32(0x0537BE77))
-        refused(patch(path, {at + 8: u64(512)}), DamagedError, "QCOW2-EXT-5")
+    refused(patch(image, {at + 8: u64(512)}), DamagedError, "QCOW2-EXT-5")
 
 
 def test_unknown_compression_is_refused(image: Path) -> None:
