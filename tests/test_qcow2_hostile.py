@@ -166,7 +166,7 @@ def test_luks_encryption_is_refused_by_name(image: Path) -> None:
     # The header by hand: qemu-img measures this machine's speed to make one, and may fail.
     at = word(image, 96) & 0xFFFFFFFF
     extension = u32(0x0537BE77) + u32(16) + u64(65536) + u64(4096)
-    patch(image, {32: u32(2), at: extension + bytes(8)})
+    image = patch(image, {32: u32(2), at: extension + bytes(8)})
     refused(image, UnsupportedError, "QCOW2-HDR-5", match="LUKS")
     assert info(image).as_dict()["encrypted"] is True
     # QCOW2-EXT-5
