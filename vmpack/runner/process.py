@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import pwd
 import signal
@@ -18,14 +17,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vmpack.errors import QemuMissingError
+from vmpack.runner.parent import die_with_parent
 
 __all__ = ["ChildProcess", "User", "plain_user", "spawn"]
 
-PR_SET_PDEATHSIG = 1
 PLAIN_USER = "nobody"
 KEPT = 16384
 """Bytes that are kept of the start, and as many of the end, of what a child prints."""
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +35,11 @@ class User:
     groups: tuple[int, ...] = ()
 
 
-def plain_user(program: str, *, devices: Iterable[str] = ()) -> User | None:
-    """The unprivileged user that ``program`` can run as; ``None``: as vmpack itself.
+def plain_user(argv: Sequence[str], *, devices: Iterable[str] = ()) -> User | None:
+    """The unprivileged user that ``argv`` can run as; ``None``: as vmpack itself.
 
-    ``None`` also when vmpack is no root, or that user could not run the program or open a device
-    (such as ``/dev/kvm``) even as a member of the device's group.
+    ``None`` also when vmpack is no root, or that user could not run a program that ``argv`` names,
+    or open a device (such as ``/dev/kvm``) even as a member of the device's group.
     """
     if os.geteuid() != 0:
         return None
@@ -49,7 +47,8 @@ def plain_user(program: str, *, devices: Iterable[str] = ()) -> User | None:
         entry = pwd.getpwnam(PLAIN_USER)
     except KeyError:
         return None
-    if not _runnable_by_others(os.path.realpath(program)):
+    programs = [word for word in argv if os.path.isfile(word)]
+    if not all(_runnable_by_others(os.path.realpath(program)) for program in programs):
         return None
     groups = []
     for device in devices:
@@ -204,8 +203,7 @@ def spawn(
     parent = os.getpid()
 
     def prepare() -> None:
-        # After the change of user, which would clear it.
-        _LIBC.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        die_with_parent()
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -213,16 +211,16 @@ def spawn(
     if user is not None:
         identity = {"user": user.uid, "group": user.gid, "extra_groups": list(user.groups)}
     try:
-        process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: PLW1509 - it allocates nothing, and nothing else sets the signal after the change of user
+        process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - argv is a list, no shell
             list(argv),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             pass_fds=tuple(inherit),
             start_new_session=True,
-            preexec_fn=prepare,
+            # Makes three system calls and allocates nothing, so threads do not matter.
+            preexec_fn=prepare,  # noqa: PLW1509 - the signal has to be set after the change of user
             env=None if env is None else dict(env),
-            cwd="/",
             **identity,  # type: ignore[call-overload]  # the keys' types are right above
         )
     except OSError as exc:

@@ -1,0 +1,207 @@
+"""How a run ended, from what QEMU and the guest showed. Pure: no process, no clock.
+
+The reason of QEMU's SHUTDOWN event is the truth; its exit code is 0 for panics as well.
+Source: QEMU's QAPI schema, ShutdownCause and RunState.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from vmpack.errors import (
+    FirmwareMissingError,
+    InfrastructureError,
+    PinUnavailableError,
+    QemuDiedError,
+    ZstdMissingError,
+)
+from vmpack.machine.names import Ending as Expected
+from vmpack.runner.options import Kind
+
+__all__ = ["Resets", "Sample", "Stall", "failed_start", "of_exit", "of_hang", "of_shutdown"]
+
+LOOP = 3
+"""So many resets in a row are a loop."""
+LOOP_S = 300.0
+"""A machine that ran longer than this between two resets was not looping."""
+IDLE_SHARE = 0.05
+"""An idle Linux takes 1 to 3% of a CPU under TCG."""
+STOPPED_S = 2.0
+"""Seconds without any activity after which the CPUs are asked whether they can go on."""
+QUIET_S = 120.0
+"""Seconds without console output and block I/O after which a boot is given up."""
+
+Verdict = tuple[Kind, str]
+
+
+def of_shutdown(
+    reason: str, expected: Expected | None, *, awaited: bool = False, interrupted: bool = False
+) -> Verdict:
+    """Kind and message for a SHUTDOWN event.
+
+    ``expected`` is the config's ending; ``awaited``: something else was waited for, so that a
+    power-off comes too early; ``interrupted``: the user asked for it.
+    """
+    if reason == "guest-panic":
+        kind: Kind = "expected" if expected == "panic" and not awaited else "panic"
+        return kind, "the guest panicked"
+    if interrupted:
+        return "interrupted", "the guest was shut down on request"
+    if reason == "guest-shutdown":
+        return _wanted("the guest powered off", "power-off", expected, awaited, default="shutdown")
+    if reason in ("guest-reset", "subsystem-reset"):
+        return _wanted("the guest reset the machine", "reset", expected, awaited)
+    if reason in ("host-signal", "host-ui", "host-qmp-quit"):
+        return "interrupted", f"QEMU was told to end ({reason})"
+    return "unexpected", f"the machine stopped ({reason})"
+
+
+def of_hang(message: str, expected: Expected | None, *, awaited: bool = False) -> Verdict:
+    """Kind for a guest that does nothing any more."""
+    return ("expected" if expected == "hang" and not awaited else "hang"), message
+
+
+def _wanted(
+    message: str,
+    ending: Expected,
+    expected: Expected | None,
+    awaited: bool,
+    default: Kind = "unexpected",
+) -> Verdict:
+    if awaited:
+        return "unexpected", f"{message} before it came as far as expected"
+    if expected == ending:
+        return "expected", message
+    if expected is None:
+        return default, message
+    return "unexpected", f"{message}; expected was: {expected}"
+
+
+_WORDS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
+    ("zstd-missing", re.compile(r"unknown compression type|compression type .* not supported")),
+    (
+        "pin-unavailable",
+        re.compile(
+            r"unsupported machine type|is not a valid device model name|unable to find CPU model"
+            r"|doesn't support requested feature|Property '?\S+'? not found"
+            r"|Invalid SMP CPUs|Invalid CPU topology|[Pp]arameter 'driver' expects"
+        ),
+    ),
+    (
+        "firmware-missing",
+        re.compile(r"could not load PC BIOS|[Ff]ailed to (?:find|load) (?:rom|firmware)|romfile"),
+    ),
+)
+_HINTS: dict[Kind, str] = {
+    "zstd-missing": "install a QEMU that was built with zstd; vmpack doctor says more",
+    "pin-unavailable": "this QEMU is too old or too new for the machine; vmpack doctor says more",
+    "firmware-missing": "install seabios and ovmf; vmpack doctor says more",
+}
+_ERRORS: dict[Kind, type[InfrastructureError]] = {
+    "zstd-missing": ZstdMissingError,
+    "pin-unavailable": PinUnavailableError,
+    "firmware-missing": FirmwareMissingError,
+}
+
+
+def of_exit(returncode: int, stderr: str) -> Verdict:
+    """Kind and message for a QEMU that ended by itself; ``stderr`` is safe to print."""
+    words = stderr.strip()
+    last = words.splitlines()[-1] if words else "it said nothing"
+    how = f"signal {-returncode}" if returncode < 0 else f"exit code {returncode}"
+    for kind, pattern in _WORDS:
+        for line in words.splitlines():
+            if pattern.search(line):
+                return kind, line
+    return "qemu-died", f"QEMU ended with {how}: {last}"
+
+
+def failed_start(returncode: int, stderr: str) -> InfrastructureError:
+    """The error for a QEMU that ended before the guest ran."""
+    kind, message = of_exit(returncode, stderr)
+    return _ERRORS.get(kind, QemuDiedError)(message, hint=_HINTS.get(kind))
+
+
+class Resets:
+    """Counts resets; three in a row, with nothing that a person did between, are a loop."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._row = 0
+        self._last = 0.0
+
+    def add(self, seconds: float) -> bool:
+        """Another reset at ``seconds`` of the run; whether the machine is looping."""
+        self.total += 1
+        self._row = 1 if seconds - self._last > LOOP_S else self._row + 1
+        self._last = seconds
+        return self._row >= LOOP
+
+    def forgive(self) -> None:
+        """Somebody typed: what follows may be meant."""
+        self._row = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a machine has done until ``seconds`` of its run; all fields only grow."""
+
+    seconds: float
+    """Effective: time in which the host had no CPU for the machine does not count."""
+    cpu_s: float
+    output: int
+    """Bytes of console and firmware log."""
+    blocks: int
+    """Block operations."""
+
+
+class Stall:
+    """Follows a machine's activity and tells when it has stopped."""
+
+    def __init__(self, quiet_s: float = QUIET_S) -> None:
+        self._quiet_s = quiet_s
+        self._quiet_from: Sample | None = None
+        self._idle_from: Sample | None = None
+        self._last: Sample | None = None
+
+    def add(self, sample: Sample) -> None:
+        """The next sample, some tenths of a second after the last one."""
+        last = self._last
+        self._last = sample
+        if last is None or (sample.output, sample.blocks) != (last.output, last.blocks):
+            self._quiet_from = self._idle_from = sample
+            return
+        spent = sample.cpu_s - last.cpu_s
+        if spent > IDLE_SHARE * max(sample.seconds - last.seconds, 0.01):
+            self._idle_from = sample
+
+    @property
+    def stopped(self) -> bool:
+        """No output, no block I/O and no CPU time for so long that it may be dead."""
+        if self._idle_from is None or self._last is None:
+            return False
+        return self._last.seconds - self._idle_from.seconds >= STOPPED_S
+
+    @property
+    def gave_up(self) -> str | None:
+        """Why nothing more is to be expected of a boot; ``None`` while it may go on."""
+        if self._quiet_from is None or self._last is None:
+            return None
+        quiet = self._last.seconds - self._quiet_from.seconds
+        if quiet < self._quiet_s:
+            return None
+        busy = (self._last.cpu_s - self._quiet_from.cpu_s) / quiet
+        return (
+            f"no output and no block I/O for {quiet:.0f} s, {busy * 100:.0f}% of a CPU in that time"
+        )
+
+
+_FLAGS = re.compile(r"\b[ER]FL=([0-9a-f]+)")
+INTERRUPT_FLAG = 0x200
+
+
+def cannot_wake(registers: str) -> bool:
+    """Whether every CPU of ``info registers -a`` has interrupts off: halted, it stays so."""
+    flags = [int(text, 16) for text in _FLAGS.findall(registers)]
+    return bool(flags) and not any(value & INTERRUPT_FLAG for value in flags)
