@@ -42,7 +42,7 @@ class Console:
         self.total = 0
         """Bytes that the guest has printed."""
         self._kept = bytearray()
-        self._on_data = on_data
+        self._listeners = [] if on_data is None else [on_data]
         self._closed = False
         self._changed = asyncio.Condition()
         self._file = memory_file(name)
@@ -69,6 +69,10 @@ class Console:
         """The last lines, safe to print."""
         return tuple(clean_lines(bytes(self._kept[-32768:]))[-lines:])
 
+    def listen(self, listener: Callable[[bytes], None]) -> None:
+        """Have ``listener`` called with what comes from now on."""
+        self._listeners.append(listener)
+
     async def follow(self) -> None:
         """Read what comes, until cancelled."""
         while True:
@@ -85,8 +89,8 @@ class Console:
         self._kept += data
         if len(self._kept) > 2 * KEPT:
             del self._kept[:-KEPT]
-        if self._on_data is not None:
-            self._on_data(data)
+        for listener in self._listeners:
+            listener(data)
         async with self._changed:
             self._changed.notify_all()
         return True

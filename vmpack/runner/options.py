@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from vmpack.machine import MachineConfig
 
-__all__ = ["EXIT_CODES", "Ending", "Firmware", "Kind", "Plan", "Qemu", "RunOptions"]
+__all__ = ["EXIT_CODES", "Accel", "Ending", "Firmware", "Kind", "Plan", "Qemu", "RunOptions"]
+
+Accel = Literal["kvm", "tcg"]
 
 Kind = Literal[
     "expected",
@@ -110,7 +112,7 @@ class Plan:
     config: MachineConfig
     """Pinned."""
     options: RunOptions
-    accel: Literal["kvm", "tcg"]
+    accel: Accel
     qemu: Qemu
     firmware: Firmware
     windows: Mapping[str, tuple[int, int]]
