@@ -67,6 +67,9 @@ def test_a_command_loads_no_other_and_nothing_heavy(tmp_path: Path) -> None:
         loaded = {line.rpartition(b"|")[2].strip() for line in done.stderr.splitlines()}
         assert b"vmpack.ops.info" in loaded
         assert not loaded & {b"vmpack.ops.pack", b"rich", b"pydantic", b"tomli_w"}
+        assert not loaded & {b"typer", b"argparse", b"concurrent.futures"}
+    # The last was the bundle: its header needs no registry of formats.
+    assert not loaded & {b"vmpack.formats.base", b"vmpack.bundle.index", b"vmpack.extent"}
 
 
 def test_the_result_is_on_stdout_and_progress_on_stderr(tmp_path: Path) -> None:
