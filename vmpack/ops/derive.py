@@ -93,3 +93,33 @@ def _blobs(bundle: Bundle, nvram: bytes | None, tpm_state: bytes | None) -> dict
     kept = {blob.name: bundle.blob(blob.name) for blob in bundle.manifest.blobs}
     state = {NVRAM: nvram, TPM_STATE: tpm_state}
     return kept | {name: data for name, data in state.items() if data is not None}
+
+
+def pack_state(
+    bundle: str | os.PathLike[str],
+    state_dir: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    level: int = DEFAULT_LEVEL,
+    workers: int | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> PackResult:
+    """``pack BUNDLE --state DIR``: the machine as the runs in ``state_dir`` left it, a new bundle.
+
+    Raises what :func:`derive` raises, and :class:`RefusedError` when the folder is another
+    bundle's or in use.
+    """
+    from vmpack.runner.state import State
+
+    with Bundle.open(bundle) as opened, State(state_dir, opened, create=False) as state:
+        return derive(
+            opened,
+            output,
+            overlays=state.overlays(),
+            nvram=state.nvram_bytes(),
+            level=level,
+            workers=workers,
+            force=force,
+            progress=progress,
+        )
