@@ -100,3 +100,20 @@ def test_changes_without_a_name_can_be_read_later() -> None:
         assert reader.virtual_size == 1 << 20
         reader.close()
         assert kept.nvram_bytes() == b"n" * 100
+
+
+def test_pack_state_makes_a_bundle_of_the_changed_machine(bundle: Path, tmp_path: Path) -> None:
+    """STATE-4, through the command."""
+    from vmpack.cli.main import run
+
+    folder, new = tmp_path / "state", tmp_path / "new.vmpack"
+    with Bundle.open(bundle) as opened, State(folder, opened) as state:
+        os.close(state.overlay("root", 1 << 20))
+        os.close(state.nvram(b"n" * 4096))
+        old = opened.disks[0].content_digest
+    assert run(["pack", str(bundle), "--state", str(folder), "-o", str(new), "-q"]) == 0
+    with Bundle.open(new) as opened:
+        assert opened.disks[0].content_digest == old
+        assert opened.blob("nvram") == b"n" * 4096
+    words = ["pack", str(bundle), "--state", str(folder), "--name", "x", "-o", str(new)]
+    assert run(words) == 2

@@ -49,6 +49,11 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
     begun = time.monotonic()
     with console.reporter() as reporter:
         progress = Tally(reporter)
+        if arguments.state is not None:
+            result = _pack_state(arguments, progress)
+            took = seconds(time.monotonic() - begun)
+            console.done(result.as_dict(), _lines(result, 0, took))
+            return
         result = pack(
             arguments.sources,
             arguments.bundle,
@@ -67,6 +72,28 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
         )
     took = seconds(time.monotonic() - begun)
     console.done(result.as_dict(), _lines(result, progress.data_bytes, took))
+
+
+def _pack_state(arguments: SimpleNamespace, progress: Progress) -> PackResult:
+    """The machine of one bundle as its runs left it; everything but the level is the bundle's."""
+    from vmpack.formats.qcow2.writer import DEFAULT_LEVEL
+    from vmpack.ops.derive import pack_state
+
+    others = ("format", "config", "disks", "blobs", "machine_name", "cluster_size")
+    if len(arguments.sources) != 1 or any(getattr(arguments, name) for name in others):
+        raise UsageError(
+            "takes one bundle, and no option that changes the machine",
+            field="--state",
+            hint="vmpack pack BUNDLE --state DIR -o NEW.vmpack",
+        )
+    return pack_state(
+        arguments.sources[0],
+        arguments.state,
+        arguments.bundle,
+        level=DEFAULT_LEVEL if arguments.level is None else arguments.level,
+        force=arguments.force,
+        progress=progress,
+    )
 
 
 class Tally:
@@ -128,6 +155,12 @@ COMMAND = Command(
             metavar="NAME=PATH",
             many=True,
             help="a file to carry along under NAME: NVRAM, TPM state (repeat)",
+        ),
+        option(
+            "--state",
+            name="state",
+            metavar="DIR",
+            help="the bundle SOURCE with the changes that 'vmpack run --state DIR' kept",
         ),
         option("--name", name="machine_name", metavar="NAME", help="the machine's name"),
         option(
