@@ -38,7 +38,7 @@ def build_argv(plan: Plan) -> list[str]:
         *("-boot", "strict=on"),
         # QEMU stays, paused, when the guest is done: its last screen can still be read.
         *("-action", f"reboot={'shutdown' if ends_at_reset(plan.config) else 'reset'}"),
-        *("-action", "shutdown=pause,panic=shutdown,watchdog=reset"),
+        *("-action", "shutdown=pause,panic=pause,watchdog=reset"),
         *_descriptors(plan),
         *_character_devices(plan),
         *_json("-object", _objects(plan)),

@@ -72,6 +72,7 @@ class Session:
         self._wake = asyncio.Event()
         self._shutdown: str | None = None
         self._stopped: str | None = None
+        self._halted = False
         self._resets = endings.Resets()
         self._looping = False
         self._interrupts = 0
@@ -225,6 +226,8 @@ class Session:
             while True:
                 if until is not None and until(self.console):
                     return await self._ending("expected", "came as far as expected")
+                if self._halted:
+                    await self._ask_why()
                 verdict = self._verdict(watch) or await watch.look()
                 if verdict is not None:
                     return await self._final(verdict, until)
@@ -248,6 +251,14 @@ class Session:
         finally:
             await _cancel([waking])
         self._wake.clear()
+
+    async def _ask_why(self) -> None:
+        """The CPUs stopped: mostly for a SHUTDOWN that follows, sometimes for good."""
+        self._halted = False
+        with contextlib.suppress(VmpackError):
+            status = (await self.qmp("query-status"))["status"]
+            if status in ("internal-error", "io-error"):
+                self._stopped = self._stopped or f"QEMU stopped the machine: {status}"
 
     def _verdict(self, watch: Watch) -> endings.Verdict | None:
         """The ending that QEMU itself has reported."""
@@ -299,12 +310,15 @@ class Session:
         name, data = event.get("event"), event.get("data") or {}
         if name == "SHUTDOWN":
             self._shutdown = str(data.get("reason"))
+        elif name == "GUEST_PANICKED":
+            # A machine that pauses at its end sends no SHUTDOWN for this one.
+            self._shutdown = "guest-panic"
         elif name == "RESET" and data.get("guest"):
             self._looping = self._resets.add(self.seconds) or self._looping
         elif name == "BLOCK_IO_ERROR" and data.get("action") == "stop":
             self._stopped = f"the host cannot store what the guest writes: {data.get('reason')}"
-        elif name == "STOP" and self._shutdown is None and self._stopped is None:
-            self._stopped = "QEMU stopped the machine by itself (an internal error)"
+        elif name == "STOP":
+            self._halted = True
         self._wake.set()
 
     async def _close(self) -> None:
