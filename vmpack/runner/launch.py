@@ -6,17 +6,23 @@ import os
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vmpack.bundle import Bundle
-from vmpack.bundle.manifest import NVRAM
+from vmpack.bundle.manifest import NVRAM, TPM_STATE
 from vmpack.errors import PinUnavailableError, from_os_error
 from vmpack.machine.config import MachineConfig
+from vmpack.runner.argv import build_argv
 from vmpack.runner.blocks import is_written
 from vmpack.runner.console import Console
 from vmpack.runner.options import Accel, Firmware, Plan, Qemu, RunOptions
+from vmpack.runner.process import ChildProcess, plain_user, spawn
 from vmpack.runner.scratch import Storage, memory_file, reopen
 
-__all__ = ["Files", "Host", "find_host", "plan_of"]
+if TYPE_CHECKING:
+    from vmpack.runner.tpm import TpmEmulator
+
+__all__ = ["Files", "Host", "find_blob", "find_host", "plan_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +46,15 @@ def find_host(
     qemu = qemu or find_qemu()
     require_zstd(qemu)
     accel, reason = choose(options.accel, qemu)
-    has_nvram = any(blob.name == NVRAM for blob in bundle.manifest.blobs)
-    nvram = bundle.blob(NVRAM) if has_nvram else None
-    return Host(qemu, accel, reason, resolve_firmware(config, qemu, nvram))
+    nvram = find_blob(bundle, NVRAM)
+    code = bundle.blob(config.firmware.blob) if config.firmware.blob else None
+    return Host(qemu, accel, reason, resolve_firmware(config, qemu, nvram, code))
+
+
+def find_blob(bundle: Bundle, name: str) -> bytes | None:
+    """A blob's bytes; ``None`` when the bundle has none of that name."""
+    there = any(blob.name == name for blob in bundle.manifest.blobs)
+    return bundle.blob(name) if there else None
 
 
 class Files:
@@ -178,3 +190,35 @@ def _add_firmware(files: Files, firmware: Firmware, storage: Storage) -> None:
             raise from_os_error(exc, path=firmware.code_path) from exc
     if firmware.vars is not None:
         files.add("nvram", storage.nvram(firmware.vars))
+
+
+async def start_tpm(
+    files: Files, bundle: Bundle, config: MachineConfig, storage: Storage
+) -> TpmEmulator | None:
+    """The machine's TPM, where it has one, with its state."""
+    if config.tpm is None:
+        return None
+    from vmpack.runner import tpm as emulator
+
+    tpm = await emulator.start_tpm(config.tpm, storage.tpm_state(find_blob(bundle, TPM_STATE)))
+    files.sockets["tpm"] = tpm.socket
+    return tpm
+
+
+async def keep_tpm(tpm: TpmEmulator, process: ChildProcess, storage: Storage) -> None:
+    """End QEMU, then the TPM, and keep what swtpm writes at its end."""
+    process.kill()
+    await process.wait()
+    state = await tpm.stop()
+    if state is not None:
+        storage.keep_tpm_state(state)
+
+
+def start_qemu(plan: Plan, files: Files) -> ChildProcess:
+    """QEMU, paused, with its ends of the sockets. See :func:`vmpack.runner.process.spawn`."""
+    devices = ["/dev/kvm"] if plan.accel == "kvm" else []
+    # A window belongs to the user's own desktop.
+    user = None if plan.options.display else plain_user(plan.qemu.prefix, devices=devices)
+    process = spawn(build_argv(plan), inherit=files.descriptors, user=user)
+    files.handed_over()
+    return process

@@ -28,6 +28,12 @@ class Storage(Protocol):
     def nvram(self, initial: bytes) -> int:
         """The variable store; ``initial`` where there is none yet."""
 
+    def tpm_state(self, initial: bytes | None) -> bytes | None:
+        """The TPM's state; ``initial`` where there is none yet, ``None`` for a new TPM."""
+
+    def keep_tpm_state(self, state: bytes) -> None:
+        """The TPM's state after the run."""
+
 
 class Scratch:
     """Changes that are thrown away."""
@@ -45,6 +51,12 @@ class Scratch:
 
     def nvram(self, initial: bytes) -> int:
         return memory_file("vmpack-nvram", initial)
+
+    def tpm_state(self, initial: bytes | None) -> bytes | None:
+        return initial
+
+    def keep_tpm_state(self, state: bytes) -> None:
+        """It is thrown away."""
 
 
 def temporary_folder() -> str:

@@ -17,13 +17,12 @@ from vmpack.bundle import Bundle
 from vmpack.errors import InfrastructureError, OperationError, QemuDiedError, VmpackError
 from vmpack.machine.config import MachineConfig
 from vmpack.runner import endings
-from vmpack.runner.argv import build_argv
 from vmpack.runner.console import Console
 from vmpack.runner.devices import unplugged
-from vmpack.runner.launch import Files, Host, find_host, plan_of
+from vmpack.runner.launch import Files, Host, find_host, keep_tpm, plan_of, start_qemu, start_tpm
 from vmpack.runner.milestones import Detector
 from vmpack.runner.options import Ending, Kind, Plan, Qemu, RunOptions
-from vmpack.runner.process import ChildProcess, plain_user, spawn
+from vmpack.runner.process import ChildProcess
 from vmpack.runner.qmp import Event, Qmp
 from vmpack.runner.scratch import Scratch, Storage
 from vmpack.runner.watch import Clock, Watch
@@ -111,9 +110,15 @@ class Session:
             stack.push_async_callback(log.close)
             files = Files()
             stack.callback(files.close)
+            tpm = await start_tpm(files, bundle, config, storage)
+            if tpm is not None:
+                stack.push_async_callback(tpm.close)
             plan = plan_of(files, bundle, config, options, host, storage, (console, log))
-            process = _spawn(plan, files)
+            process = start_qemu(plan, files)
             stack.push_async_callback(process.close)
+            if tpm is not None:
+                tpm.handed_over()
+                stack.push_async_callback(keep_tpm, tpm, process, storage)
             session = cls(plan, host, files, console, log, process)
             stack.push_async_callback(session._close)
             console.listen(session._on_output)
@@ -331,15 +336,6 @@ class Session:
             self._agent.close()
         self.process.kill()
         await self._qmp.close()
-
-
-def _spawn(plan: Plan, files: Files) -> ChildProcess:
-    devices = ["/dev/kvm"] if plan.accel == "kvm" else []
-    # A window belongs to the user's own desktop.
-    user = None if plan.options.display else plain_user(plan.qemu.prefix, devices=devices)
-    process = spawn(build_argv(plan), inherit=files.descriptors, user=user)
-    files.handed_over()
-    return process
 
 
 async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:

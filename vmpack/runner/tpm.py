@@ -138,7 +138,7 @@ def _spawn(program: str, version: str, control: int, state: int) -> ChildProcess
     argv = [program, "socket", *(["--tpm2"] if version == "2.0" else [])]
     argv += ["--terminate", "--ctrl", f"type=unixio,clientfd={control}"]
     argv += ["--tpmstate", f"backend-uri=file:///proc/self/fd/{state}"]
-    user: User | None = plain_user(program)
+    user: User | None = plain_user([program])
     if user is not None:
         os.fchown(state, user.uid, user.gid)
     return spawn(argv, inherit=(control, state), user=user)
