@@ -19,7 +19,7 @@ from typing import Literal
 from vmpack.binary import escape
 from vmpack.errors import InfrastructureError, QemuMissingError
 from vmpack.runner import cache
-from vmpack.runner.options import Qemu
+from vmpack.runner.options import Accel, Qemu
 from vmpack.runner.parent import die_with_parent
 from vmpack.runner.qemu import INSTALL, features, identity
 
@@ -35,8 +35,6 @@ _HALT = b"\xf4"
 _DEVICE = Path("/dev/kvm")
 _CACHE = "kvm.json"
 _INTERNAL_ERROR = b"KVM internal error"
-
-Accel = Literal["kvm", "tcg"]
 
 
 @dataclass(frozen=True, slots=True)

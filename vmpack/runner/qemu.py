@@ -26,6 +26,7 @@ __all__ = [
     "VARIABLE",
     "Features",
     "MachineType",
+    "cpu_features",
     "cpu_models",
     "features",
     "find_qemu",
@@ -158,6 +159,14 @@ def cpu_models(qemu: Qemu, accel: str) -> Mapping[str, tuple[str, ...]]:
     if accel == "tcg":
         return features(qemu).cpu_models
     return _cpus(_ask(qemu, "kvm", [("query-cpu-definitions", {})])[0])
+
+
+def cpu_features(qemu: Qemu, accel: str) -> frozenset[str]:
+    """Every CPU feature that a guest can be given here under ``accel``, by QEMU's names."""
+    question = {"type": "full", "model": {"name": "max"}}
+    answer = _ask(qemu, accel, [("query-cpu-model-expansion", question)])[0]
+    props = answer["model"]["props"] if answer else {}
+    return frozenset(name.replace("_", "-") for name, value in props.items() if value is True)
 
 
 def missing_devices(qemu: Qemu, drivers: Iterable[str]) -> list[str]:
