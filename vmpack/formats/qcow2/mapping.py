@@ -90,6 +90,8 @@ class Mapping:
         self._cache: OrderedDict[int, array[int]] = OrderedDict()
         self._cache_limit = max(2, CACHE_BYTES // self._cluster)
         self._l2_starts = array("Q")
+        self._gap = (0, 0)
+        """Bytes between two of the image's tables: most of its data lies in one such gap."""
 
     def runs(self, offset: int, length: int) -> Iterator[Run]:
         """Ascending runs that cover ``[offset, offset + length)``, joined within a table.
@@ -235,19 +237,23 @@ class Mapping:
 
     def require_no_metadata(self, host: int, length: int, guest: int) -> None:
         """Guest data at ``[host, host + length)`` overlaps no table of the image."""
+        low, high = self._gap
         end = host + length
-        starts = self._l2_starts
+        if low <= host and end <= high:
+            return
+        starts, fixed = self._l2_starts, self._fixed()
         at = bisect_right(starts, host)
-        over = (at and starts[at - 1] + self._cluster > host) or (
-            at < len(starts) and starts[at] < end
-        )
-        if over or any(low < end and host < high for low, high in self._fixed()):
+        before = starts[at - 1] + self._cluster if at else 0
+        after = starts[at] if at < len(starts) else 1 << 64
+        if before > host or after < end or any(low < end and host < high for low, high in fixed):
             raise DamagedError(
                 f"guest offset {guest} is mapped onto the image's own tables",
                 path=self.source.path,
                 offset=self.source.base + host,
                 clause="QCOW2-MAP-5",
             )
+        before = max([before, *(high for _, high in fixed if high <= host)])
+        self._gap = before, min([after, *(low for low, _ in fixed if low >= end)])
 
     def _fixed(self) -> tuple[tuple[int, int], ...]:
         fields = self.header.fields

@@ -126,11 +126,21 @@ class Qcow2Reader:
         return coalesce(self._extents(offset, length))
 
     def _extents(self, offset: int, length: int) -> Iterator[Extent]:
-        for run in self.runs(offset, length):
-            if run.state == m.HOLE and self.backing is not None:
-                yield from self._backing_extents(run.offset, run.length)
-            else:
-                yield Extent(run.offset, run.length, _KINDS[run.state])
+        # Neighbours of one kind, cluster after cluster in a compressed image, become one extent.
+        start, kind = offset, Kind.HOLE
+        position, end = offset, offset + length
+        for first, size, state, _, _ in self.mapping.runs(offset, length):
+            if state == m.HOLE and self.backing is not None:
+                yield Extent(start, position - start, kind)
+                inside, start = max(first, offset), min(first + size, end)
+                yield from self._backing_extents(inside, start - inside)
+                position = start
+                continue
+            if _KINDS[state] is not kind:
+                yield Extent(start, position - start, kind)
+                start, kind = position, _KINDS[state]
+            position = first + size
+        yield Extent(start, min(position, end) - start, kind)
 
     def _backing_extents(self, offset: int, length: int) -> Iterator[Extent]:
         assert self.backing is not None
