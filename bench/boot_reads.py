@@ -16,27 +16,33 @@ MIB = 1 << 20
 _COUNT = """
 import json, sys
 from vmpack import Bundle
-bundle, reads = Bundle.open(sys.argv[1]), json.load(open(sys.argv[2]))
-reader = bundle.disk()
-clusters = stored = 0
-for offset, length in reads:
-    for _, _, size in reader.compressed_frames(offset, length):
-        clusters, stored = clusters + 1, stored + size
+bundle, record = Bundle.open(sys.argv[1]), json.load(open(sys.argv[2]))
+reader, first = bundle.disk(), record["loader-reads"]
 disk = bundle.disks[0]
+parts = []
+for reads in record["reads"][:first], record["reads"][first:]:
+    sizes = [
+        size
+        for offset, length in reads
+        for _, _, size in reader.compressed_frames(offset, length)
+    ]
+    asked = sum(length for _, length in reads)
+    decoded = len(sizes) * reader.cluster_size
+    parts.append({"reads": len(reads), "asked": asked, "decoded": decoded, "stored": sum(sizes)})
 window = {"offset": disk.window_offset, "size": disk.window_size}
-decoded = clusters * reader.cluster_size
-print(json.dumps({"decoded": decoded, "stored": stored, "window": window}))
+print(json.dumps({"parts": parts, "window": window}))
 """
 """QEMU keeps no decoded cluster: each read decodes every stored cluster that it touches."""
 
 
 def rows(bundle: Path, disk: Path, turns: int, scratch: Path) -> list[Row]:
     """Record the reads (once), replay them ``turns`` times on each side, count what is decoded."""
-    reads_file = Path(_output(sys.executable, "-m", "bench.record").strip())
-    reads = json.loads(reads_file.read_text())
-    counted = json.loads(_output(sys.executable, "-c", _COUNT, str(bundle), str(reads_file)))
+    record = Path(_output(sys.executable, "-m", "bench.record").strip())
+    counted = json.loads(_output(sys.executable, "-c", _COUNT, str(bundle), str(record)))
     commands = scratch / "reads.qemu-io"
-    commands.write_text("".join(f"read -q {offset} {length}\n" for offset, length in reads))
+    commands.write_text(
+        "".join(f"read -q {at} {size}\n" for at, size in json.loads(record.read_text())["reads"])
+    )
     nodes = {
         "window": _window(bundle, counted["window"]),
         "raw": {"driver": "raw", "read-only": True, "file": _file(disk)},
@@ -50,56 +56,49 @@ def rows(bundle: Path, disk: Path, turns: int, scratch: Path) -> list[Row]:
         )
         for name, node in nodes.items()
     ]
-    asked = sum(length for _, length in reads)
-    taken = alternate(sides, turns, scratch)
-    return results(
-        taken,
-        reads=len(reads),
-        asked_bytes=asked,
-        decoded_bytes=counted["decoded"],
-        stored_bytes=counted["stored"],
-    )
+    return results(alternate(sides, turns, scratch), *counted["parts"])
 
 
 def results(
-    taken: Mapping[str, Sequence[Sample]],
-    *,
-    reads: int,
-    asked_bytes: int,
-    decoded_bytes: int,
-    stored_bytes: int,
+    taken: Mapping[str, Sequence[Sample]], loader: Mapping[str, int], system: Mapping[str, int]
 ) -> list[Row]:
-    """The rows for these samples and counts."""
+    """The rows for these samples, and counts of the loader's and the system's reads.
+
+    Each count has ``reads``, and bytes ``asked``, ``decoded`` and ``stored`` (read for that).
+    """
     window, raw = taken["window"], taken["raw"]
+    both = {key: loader[key] + system[key] for key in loader}
+    seconds_row = Row(
+        "boot-reads-seconds",
+        f"a boot's {both['reads']:,} reads replayed, seconds",
+        ratio(window, raw),
+        "x",
+        f"{seconds(window):.2f} s",
+        f"raw {seconds(raw):.2f} s",
+        details={
+            "cpu-seconds": [round(cpu_seconds(window), 3), round(cpu_seconds(raw), 3)],
+            "samples": samples_dict(taken),
+        },
+    )
     return [
-        Row(
-            "boot-reads-seconds",
-            f"a boot's {reads:,} reads replayed, seconds",
-            ratio(window, raw),
-            "x",
-            f"{seconds(window):.2f} s",
-            f"raw {seconds(raw):.2f} s",
-            details={
-                "reads": reads,
-                "cpu-seconds": [round(cpu_seconds(window), 3), round(cpu_seconds(raw), 3)],
-                "samples": samples_dict(taken),
-            },
-        ),
-        Row(
-            "boot-reads-decoded",
-            "a boot's reads, bytes decoded",
-            decoded_bytes / asked_bytes,
-            "x",
-            f"{decoded_bytes / MIB:.0f} MiB",
-            f"asked for {asked_bytes / MIB:.0f} MiB",
-            TARGETS["boot-reads-decoded"],
-            {
-                "asked-bytes": asked_bytes,
-                "decoded-bytes": decoded_bytes,
-                "stored-bytes-read": stored_bytes,
-            },
-        ),
+        seconds_row,
+        _decoded("boot-reads-decoded", "a boot's reads, bytes decoded", both),
+        _decoded("boot-reads-loader", "of these, the boot loader's", loader),
+        _decoded("boot-reads-system", "of these, the system's", system),
     ]
+
+
+def _decoded(key: str, what: str, count: Mapping[str, int]) -> Row:
+    return Row(
+        key,
+        what,
+        count["decoded"] / count["asked"],
+        "x",
+        f"{count['decoded'] / MIB:.0f} MiB",
+        f"asked for {count['asked'] / MIB:.0f} MiB",
+        TARGETS.get(key),
+        dict(count),
+    )
 
 
 def _file(path: Path) -> dict[str, object]:

@@ -23,9 +23,10 @@ _LINE = re.compile(_EVENT + r" .* offset (\d+) bytes (\d+) ")
 
 
 def recorded() -> Path:
-    """JSON list of ``[offset, bytes]``, in order, up to the login; made once, then cached.
+    """JSON: ``reads``, each ``[offset, bytes]``, in order, up to the login; made once, then cached.
 
-    It is made anew when the guest is.
+    The first ``loader-reads`` of them are the firmware's and the boot loader's. It is made anew
+    when the guest is.
     """
     disk, target = cache_dir() / NAME, cache_dir() / READS
     key = key_of([Path(__file__)], stamp_of(disk).read_text())
@@ -38,15 +39,23 @@ def recorded() -> Path:
     return target
 
 
-def _boot(disk: Path, folder: Path) -> list[tuple[int, int]]:
+def _boot(disk: Path, folder: Path) -> dict[str, object]:
     log = folder / "trace.log"
     overlay = overlay_of(disk, folder)
     arguments = [*disk_arguments(overlay, driver="qcow2"), "-trace", _EVENT, "-D", str(log)]
     with boot(arguments, folder, memory_mib=1024, cpus=2) as guest:
+        # The kernel's first line comes long before its first read.
+        guest.wait_serial("Linux version", BOOT_S)
+        loader = len(_reads(log))
         guest.wait_serial("vmpack-debian login:", BOOT_S)
-    reads = [(int(m[1]), int(m[2])) for m in map(_LINE.search, log.read_text().splitlines()) if m]
+    reads = _reads(log)
     assert len(reads) > 500, f"only {len(reads)} reads in the trace: does {_EVENT} still exist?"
-    return reads
+    return {"loader-reads": loader, "reads": reads}
+
+
+def _reads(log: Path) -> list[tuple[int, int]]:
+    lines = log.read_text().splitlines()
+    return [(int(found[1]), int(found[2])) for found in map(_LINE.search, lines) if found]
 
 
 if __name__ == "__main__":
