@@ -15,11 +15,14 @@ import secrets
 import stat
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 from vmpack.errors import OutputError, UsageError, from_os_error
 from vmpack.source import ByteSource
 
 _PART = ".vmpack-part"
+_PIECE = 1 << 20
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class Output:
@@ -97,26 +100,36 @@ class Output:
         return self._open_part()
 
     def _open_part(self) -> int:
-        part = self._part_name()
-        fd = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, self.mode)
-        self._part = part
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        return fd
+        while True:
+            part = self._part_name()
+            fd = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, self.mode)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                self._part = part
+                return fd
+            # Another run took it for a stale one before it was locked.
+            os.close(fd)
 
     def _part_name(self) -> str:
-        folder, base = os.path.split(self.path)
-        return os.path.join(folder, f".{base[:200]}.{secrets.token_hex(4)}{_PART}")
+        folder, prefix = self._part_prefix()
+        return os.path.join(folder, f"{prefix}{secrets.token_hex(4)}{_PART}")
+
+    def _part_prefix(self) -> tuple[str, str]:
+        """Folder of the parts, and how their names begin: at most 202 of the 255 bytes allowed."""
+        folder, base = os.path.split(os.fsencode(self.path))
+        return os.fsdecode(folder), f".{os.fsdecode(base[:200])}."
 
     def _remove_stale_parts(self) -> None:
         """Remove what a killed run for this same output left; a running one holds a lock."""
-        folder, base = os.path.split(self.path)
-        prefix = f".{base[:200]}."
+        folder, prefix = self._part_prefix()
         for name in os.listdir(folder):
             middle = name[len(prefix) : -len(_PART)]
             if not (name.startswith(prefix) and name.endswith(_PART) and len(middle) == 8):
                 continue
             try:
-                fd = os.open(os.path.join(folder, name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                # Not for writing: a bundle's parts are read-only. Not waiting: it may be a pipe.
+                flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+                fd = os.open(os.path.join(folder, name), flags)
             except OSError:
                 continue
             try:
@@ -129,9 +142,15 @@ class Output:
 
     def begin_head(self, length: int) -> None:
         """On a device: zero the first ``length`` bytes and sync, so that nothing there opens."""
-        if self.device_size is not None:
-            os.pwrite(self.fd, bytes(length), 0)
+        if self.device_size is None:
+            return
+        try:
+            done = 0
+            while done < length:
+                done += os.pwrite(self.fd, bytes(min(length - done, _PIECE)), done)
             self.sync()
+        except OSError as exc:
+            raise self._error(exc) from exc
 
     def before_head(self) -> None:
         """On a device: all data is on the disk before the head makes it valid."""
@@ -139,9 +158,12 @@ class Output:
             self.sync()
 
     def sync(self) -> None:
-        """``fsync``, timed."""
+        """``fsync``, timed. Raises :class:`OutputError`."""
         begin = time.monotonic()
-        os.fsync(self.fd)
+        try:
+            os.fsync(self.fd)
+        except OSError as exc:
+            raise self._error(exc) from exc
         self.sync_seconds += time.monotonic() - begin
 
     def commit(self) -> None:
@@ -164,12 +186,27 @@ class Output:
             fcntl.flock(self.fd, fcntl.LOCK_EX)
             self._link(part)
             self._part = part
-        if not self.force:
-            os.link(self._part, self.path)
-            os.unlink(self._part)
-        else:
+        if self.force or not self._link_part():
             os.rename(self._part, self.path)
         self._part = None
+
+    def _link_part(self) -> bool:
+        """Turn the part's name into the output's, which must not exist; False: rename it instead.
+
+        Where there are no hard links (FAT, exFAT), a file that another program puts there between
+        this look and the rename is replaced.
+        """
+        assert self._part is not None
+        try:
+            os.link(self._part, self.path)
+        except OSError as exc:
+            if exc.errno not in _NO_LINKS:
+                raise
+            if os.path.lexists(self.path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from exc
+            return False
+        os.unlink(self._part)
+        return True
 
     def _link(self, name: str) -> None:
         # With a folder's descriptor Python calls linkat, which alone can follow this link.
@@ -190,6 +227,10 @@ class Output:
         folder = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
+        except OSError as exc:
+            # Some network file systems have no such call; their server decides.
+            if exc.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
         finally:
             os.close(folder)
         self.sync_seconds += time.monotonic() - begin
@@ -208,7 +249,8 @@ class Output:
     def close(self) -> None:
         """Give up what was not committed. Closing twice is harmless."""
         if self._part is not None:
-            os.unlink(self._part)
+            with suppress(FileNotFoundError):
+                os.unlink(self._part)
             self._part = None
         if self.fd >= 0:
             os.close(self.fd)
