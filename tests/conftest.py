@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -68,6 +68,24 @@ def random_disk(tmp_path: Path) -> Callable[..., tuple[Path, bytes]]:
         return path, write_random_disk(path, size, seed=seed)
 
     return make
+
+
+@pytest.fixture
+def loop_device() -> Iterator[Callable[[Path], str]]:
+    """``loop_device(image)``: a block device over the file, until the test ends; needs root."""
+    program = tools.require_tool("losetup")
+    if os.geteuid():
+        tools.missing("the right to make loop devices", "run the tests as root")
+    made: list[str] = []
+
+    def attach(image: Path) -> str:
+        done = tools.run([program, "--find", "--show", image])
+        made.append(done.stdout.decode().strip())
+        return made[-1]
+
+    yield attach
+    for name in made:
+        tools.run([program, "--detach", name])
 
 
 @pytest.fixture(scope="session")
