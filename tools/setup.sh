@@ -10,6 +10,7 @@ packages=(
     qemu-utils /usr/bin/qemu-img
     qemu-system-x86 /usr/bin/qemu-system-x86_64
     ovmf /usr/share/OVMF/OVMF_CODE_4M.fd
+    swtpm /usr/bin/swtpm
     qemu-guest-agent /usr/sbin/qemu-ga
     mmdebstrap /usr/bin/mmdebstrap
     busybox-static /bin/busybox

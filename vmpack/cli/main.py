@@ -32,6 +32,7 @@ COMMANDS = {
     "map": "show which ranges of a disk hold data",
     "measure": "show how many bytes a conversion would need",
     "create": "create an empty disk image",
+    "doctor": "show what this host can run bundles with, and whether one runs here",
 }
 """In the order of ``--help``; each is the module of that name in this package."""
 

@@ -23,7 +23,7 @@ from vmpack.runner.options import Accel, Qemu
 from vmpack.runner.parent import die_with_parent
 from vmpack.runner.qemu import INSTALL, features, identity
 
-__all__ = ["Verdict", "choose", "kvm_verdict", "probe", "probe_rom"]
+__all__ = ["Verdict", "choose", "kvm_verdict", "probe", "probe_rom", "tcg_verdict"]
 
 PROBE = Path(__file__).with_name("data") / "probe.bin"
 PROBE_LIMIT_S = 3.0
@@ -101,6 +101,13 @@ def kvm_verdict(qemu: Qemu, *, fresh: bool = False) -> Verdict:
     if boot is not None:
         cache.store(_CACHE, {"boot-id": boot, "verdicts": {**verdicts, key: [usable, reason]}})
     return _verdict(usable, reason)
+
+
+def tcg_verdict(qemu: Qemu) -> Verdict:
+    """Whether TCG runs guests here: wherever QEMU has it. It needs nothing of the host."""
+    if features(qemu).tcg:
+        return Verdict("tcg", True, "runs guests everywhere, slower than KVM")
+    return Verdict("tcg", False, "this QEMU was built without it", INSTALL)
 
 
 def _verdict(usable: bool, reason: str) -> Verdict:

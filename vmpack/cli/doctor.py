@@ -1,0 +1,90 @@
+"""``vmpack doctor``: what this host can run machines with, and whether a bundle runs here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from vmpack.binary import escape
+from vmpack.cli.console import GREEN, RED, YELLOW
+from vmpack.cli.options import Argument, Command, option
+
+if TYPE_CHECKING:
+    from types import SimpleNamespace
+
+    from vmpack.cli.console import Console
+    from vmpack.ops.doctor import DoctorResult
+
+_COLOURS = {
+    "ok": GREEN,
+    "available": GREEN,
+    "warning": YELLOW,
+    "deprecated": YELLOW,
+    "missing": RED,
+    "unavailable": RED,
+}
+
+
+def run(console: Console, arguments: SimpleNamespace) -> int:
+    """Look, and say what was found; the exit code."""
+    from vmpack.ops.doctor import doctor
+
+    with console.reporter() as progress:
+        result = doctor(arguments.bundle, accel=arguments.accel or "auto", progress=progress)
+    console.result(result.as_dict(), _lines(console, result))
+    return result.exit_code
+
+
+def _lines(console: Console, result: DoctorResult) -> Iterator[str]:
+    for tool in result.qemus:
+        package = f", {escape(tool.package)}" if tool.package else ""
+        used = " (used)" if tool.used and len(result.qemus) > 1 else ""
+        yield f"QEMU {tool.version}{package}: {escape(tool.path)}{used}"
+    for descriptor in result.firmware:
+        yield f"UEFI {escape(descriptor.code_path)}: {escape(descriptor.description)}"
+    if result.qemus or result.firmware:
+        yield ""
+    rows = [(one.subject, one.status, one.message, one.hint) for one in result.diagnoses]
+    yield from _table(console, rows)
+    if result.pins is not None:
+        yield ""
+        yield f"{escape(result.bundle or '')} pins"
+        pins = [
+            (f"{one.pin} {one.value}".strip(), one.status, one.message, one.hint)
+            for one in result.pins
+        ]
+        yield from _table(console, pins)
+    yield ""
+    what = "this bundle" if result.pins is not None else "a bundle"
+    if result.ready:
+        yield console.style(f"{what} runs here", GREEN)
+    else:
+        yield console.style(f"{what} does not run here", RED)
+
+
+def _table(console: Console, rows: Sequence[tuple[str, str, str, str | None]]) -> Iterator[str]:
+    """Status, subject and message in columns; the hint of what is not well below it."""
+    width = max((len(status) for _, status, _, _ in rows), default=0)
+    for subject, status, message, hint in rows:
+        shown = console.style(f"{status:<{width}}", _COLOURS[status])
+        yield f"{shown}  {escape(subject)}: {escape(message)}"
+        if hint is not None:
+            yield f"{'':<{width}}  hint: {escape(hint)}"
+
+
+COMMAND = Command(
+    "doctor",
+    "Show what this host can run bundles with: QEMU, accelerators (KVM is probed), firmware, TPM.\n"
+    "With a bundle, also whether this host has everything that it pins.\n\n"
+    "Exit code 0: bundles run here; 125: something that is needed is missing.",
+    (
+        Argument("bundle", "a bundle to look at as well", (), "BUNDLE", optional=True),
+        option(
+            "--accel",
+            name="accel",
+            choices=("auto", "kvm", "tcg"),
+            help="judge the CPU by this accelerator (default: auto, the one that run would take)",
+        ),
+    ),
+    run,
+)
