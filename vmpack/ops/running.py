@@ -1,0 +1,30 @@
+"""What ``run`` and ``verify`` have in common: one event loop, and QEMU's ways to be missing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TypeVar
+
+from vmpack.errors import OperationError
+
+__all__ = ["complete"]
+
+T = TypeVar("T")
+
+
+def complete(work: Coroutine[object, object, T]) -> T:
+    """Run ``work`` in an event loop of its own, from the main thread; what it returns.
+
+    Raises :class:`OperationError` inside a running loop: the library's callers there use
+    :class:`vmpack.runner.session.Session` itself.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    work.close()
+    raise OperationError(
+        "cannot start a second event loop in this thread",
+        hint="use vmpack.runner.session.Session in asynchronous code",
+    )
