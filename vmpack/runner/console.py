@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import mmap
 import os
 import re
 from collections.abc import Callable
@@ -96,9 +97,11 @@ class Console:
         return True
 
     def _punch(self, offset: int, length: int) -> None:
-        # Gives the memory back; where it cannot be done the file only stays longer.
+        # Gives the memory back, in whole pages; where it cannot be done the file only stays longer.
+        begin = offset - offset % mmap.PAGESIZE
         mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
-        _LIBC.fallocate64(self._file, mode, ctypes.c_longlong(offset), ctypes.c_longlong(length))
+        size = ctypes.c_longlong(offset + length - begin)
+        _LIBC.fallocate64(self._file, mode, ctypes.c_longlong(begin), size)
 
     async def drain(self) -> None:
         """Read everything that QEMU has written; for when it writes no more."""

@@ -41,10 +41,16 @@ def find_host(
     """QEMU, accelerator and firmware. Raises :class:`InfrastructureError` for what is missing."""
     from vmpack.runner.accel import choose
     from vmpack.runner.firmware import resolve_firmware
-    from vmpack.runner.qemu import find_qemu, require_zstd
+    from vmpack.runner.qemu import features, find_qemu, require_zstd
 
     qemu = qemu or find_qemu()
     require_zstd(qemu)
+    if config.machine is not None and config.machine not in features(qemu).machines:
+        raise PinUnavailableError(
+            f"QEMU {'.'.join(map(str, qemu.version))} has no machine type {config.machine}",
+            field="machine",
+            hint="vmpack doctor lists what this host has; a newer or older QEMU may have it",
+        )
     accel, reason = choose(options.accel, qemu)
     nvram = find_blob(bundle, NVRAM)
     code = bundle.blob(config.firmware.blob) if config.firmware.blob else None

@@ -38,7 +38,7 @@ class Qmp:
         from qemu.qmp import QMPClient, QMPError
 
         # Its words about a connection that ends are about what the session reports itself.
-        logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
+        logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL + 1)
         client = QMPClient("vmpack")
         self._listener = asyncio.create_task(self._listen(client))
         try:

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 __all__ = ["Session"]
 
 TICK_S = 0.1
+START_S = 60.0
+"""Seconds in which a QEMU that is not stuck says hello, on a busy host too."""
 QUIT_S = 20.0
 """Seconds that a QEMU with kept overlays has to write its caches back."""
 NO_DEVICE = b"No bootable device"
 """SeaBIOS's last words on its debug console."""
-SETTLE_S = 3.0
-"""Seconds that a shell or prompt stays the last thing on the console before it is the end."""
 
 OnConsole = Callable[[bytes], None]
 Until = Callable[[Console], bool]
@@ -132,19 +132,13 @@ class Session:
         connecting = asyncio.create_task(self._qmp.connect(self._files.ours["qmp"]))
         ended = asyncio.create_task(self.process.wait())
         try:
-            await asyncio.wait({connecting, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if connecting.done() and connecting.exception() is None:
+            async with asyncio.timeout(START_S):
+                await asyncio.wait({connecting, ended}, return_when=asyncio.FIRST_COMPLETED)
+                # When QEMU has ended, the connection's end is near.
+                await connecting
                 await self._prepare()
                 return
-            # Its words come with its end, which is near when it hangs up.
-            async with asyncio.timeout(QUIT_S):
-                await ended
-        except TimeoutError:
-            self.process.kill()
-            await ended
-        except VmpackError as exc:
-            if self.process.returncode is None and not isinstance(exc, QemuDiedError):
-                raise
+        except (QemuDiedError, TimeoutError):
             self.process.kill()
             await ended
         finally:
