@@ -118,6 +118,7 @@ def pack_state(
             output,
             overlays=state.overlays(),
             nvram=state.nvram_bytes(),
+            tpm_state=state.tpm_bytes(),
             level=level,
             workers=workers,
             force=force,

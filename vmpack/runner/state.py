@@ -1,8 +1,8 @@
 """What a machine changed, kept: in a folder (``--state``), or until it is saved (``--save``).
 
 A folder belongs to one bundle, by its ``id``: an overlay over another bundle's disk would be noise.
-It holds ``state.json``, ``ID.overlay.qcow2`` for each disk that is written, and ``nvram.raw``.
-Profile: specs/state-v1.md.
+It holds ``state.json``, ``ID.overlay.qcow2`` for each disk that is written, ``nvram.raw``
+and ``tpm.state``. Profile: specs/state-v1.md.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ __all__ = ["Kept", "State"]
 
 _RECORD = "state.json"
 _NVRAM = "nvram.raw"
+_TPM = "tpm.state"
 _MAX_RECORD = 1 << 16
 _MAX_NVRAM = 64 << 20
 
@@ -35,6 +36,7 @@ class Kept(Scratch):
     def __init__(self) -> None:
         self._overlays: dict[str, int] = {}
         self._nvram = -1
+        self._tpm: bytes | None = None
 
     def overlay(self, disk_id: str, virtual_size: int) -> int:
         fd = super().overlay(disk_id, virtual_size)
@@ -53,6 +55,13 @@ class Kept(Scratch):
     def nvram_bytes(self) -> bytes | None:
         """The variable store as the machine left it, or ``None`` when it has none."""
         return None if self._nvram < 0 else _read(self._nvram)
+
+    def keep_tpm_state(self, state: bytes) -> None:
+        self._tpm = state
+
+    def tpm_bytes(self) -> bytes | None:
+        """The TPM's state as the machine left it, or ``None`` when it has none."""
+        return self._tpm
 
     def close(self) -> None:
         """Give the changes up. Closing twice is harmless."""
@@ -172,6 +181,15 @@ class State:
             )
         return self._open(path)
 
+    def tpm_state(self, initial: bytes | None) -> bytes | None:
+        kept = self.tpm_bytes()
+        return initial if kept is None else kept
+
+    def keep_tpm_state(self, state: bytes) -> None:
+        with Output(self.folder / _TPM, mode=0o600, force=True) as out:
+            os.write(out.fd, state)
+            out.commit()
+
     @staticmethod
     def _open(path: Path) -> int:
         try:
@@ -186,11 +204,11 @@ class State:
 
     def nvram_bytes(self) -> bytes | None:
         """The variable store as the machine left it, or ``None`` when it has none."""
-        path = self.folder / _NVRAM
-        if not path.exists():
-            return None
-        with ByteSource.open(path) as source:
-            return source.pread(0, min(source.size, _MAX_NVRAM))
+        return _read_file(self.folder / _NVRAM)
+
+    def tpm_bytes(self) -> bytes | None:
+        """The TPM's state as the machine left it, or ``None`` when it has none."""
+        return _read_file(self.folder / _TPM)
 
     def close(self) -> None:
         """Let another run have the folder. Closing twice is harmless."""
@@ -209,6 +227,13 @@ def _source(fd: int, disk_id: str) -> ByteSource:
     copy = reopen(fd, os.O_RDONLY)
     size = os.lseek(copy, 0, os.SEEK_END)
     return ByteSource(copy, path=f"overlay of {disk_id}", size=size, owns_fd=True)
+
+
+def _read_file(path: Path) -> bytes | None:
+    if not path.exists():
+        return None
+    with ByteSource.open(path) as source:
+        return source.pread(0, min(source.size, _MAX_NVRAM))
 
 
 def _read(fd: int) -> bytes:
