@@ -6,8 +6,10 @@ the runner get the object, never a path that could name another file a moment la
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,11 @@ from vmpack.errors import DamagedError, InputError, UnsafeError, from_os_error
 
 if TYPE_CHECKING:
     from vmpack.extent import Extent
+
+
+_LOCK = struct.Struct("hhqqi4x")
+"""struct flock: type, whence, start, length, process."""
+_QEMU_WRITES = 101
 
 
 class ByteSource:
@@ -138,6 +145,19 @@ class ByteSource:
         except OSError:
             return data, end
         return data, min(hole, end)
+
+    def written_elsewhere(self) -> bool:
+        """Whether a QEMU has this file open for writing.
+
+        QEMU keeps a shared lock on byte 101 of each image it may write (block/file-posix.c,
+        RAW_LOCK_PERM_BASE and BLK_PERM_WRITE). ``False`` where the file system has no such locks.
+        """
+        query = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _QEMU_WRITES, 1, 0)
+        try:
+            answer = fcntl.fcntl(self.fd, fcntl.F_OFD_GETLK, query)
+        except OSError:
+            return False
+        return bool(_LOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
     @property
     def allocated_bytes(self) -> int:

@@ -17,6 +17,8 @@ from vmpack.bundle.manifest import (
     BLOB_NAME,
     DISK_ID,
     MAX_BLOB,
+    MAX_BLOBS,
+    MAX_DISKS,
     NVRAM,
     TPM_STATE,
     Blob,
@@ -86,6 +88,8 @@ class BundleWriter:
         self._blobs: list[Blob] = []
         self._windows: list[int] = []
         position = HEADER_SIZE
+        if len(self._plan) > MAX_DISKS:
+            raise UsageError(f"{len(self._plan)} disks, at most {MAX_DISKS} fit one bundle")
         for disk_id, cluster_size in self._plan:
             _check_plan(disk_id, cluster_size)
             self._windows.append(round_up(position, cluster_size))
@@ -164,12 +168,11 @@ class BundleWriter:
 
         Raises :class:`UsageError` for a name that is not such, or taken, and beyond 256 MiB.
         """
-        if not BLOB_NAME.fullmatch(name):
-            raise UsageError(
-                f"{name!r} is not a blob name", hint="use letters, digits, dot, dash, underscore"
-            )
+        check_blob_name(name)
         if any(blob.name == name for blob in self._blobs):
             raise UsageError(f"two blobs are called {name!r}")
+        if len(self._blobs) >= MAX_BLOBS:
+            raise UsageError(f"more than {MAX_BLOBS} files to keep")
         if len(data) > MAX_BLOB:
             raise UsageError(f"blob {name} has {len(data)} bytes, at most {MAX_BLOB} are kept")
         frame = self._compressor(len(data))(data)
@@ -304,11 +307,24 @@ def _with_window(disk: Disk, size: int) -> Disk:
     return replace(disk, window_size=size)
 
 
-def _check_plan(disk_id: str, cluster_size: int) -> None:
+def check_blob_name(name: str) -> None:
+    """Raise :class:`UsageError` unless a blob can have this name (VMP-BLOB-1)."""
+    if not BLOB_NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is not a blob name", hint="use letters, digits, dot, dash, underscore"
+        )
+
+
+def check_disk_id(disk_id: str) -> None:
+    """Raise :class:`UsageError` unless a disk can have this id (VMP-MAN-5)."""
     if not DISK_ID.fullmatch(disk_id):
         raise UsageError(
             f"{disk_id!r} is not a disk id", hint="use a-z, 0-9 and -, at most 32 characters"
         )
+
+
+def _check_plan(disk_id: str, cluster_size: int) -> None:
+    check_disk_id(disk_id)
     if cluster_size & (cluster_size - 1) or not 4096 <= cluster_size <= 2 << 20:
         raise UsageError(
             f"cluster size {cluster_size} is not a power of two from 4K to 2M",

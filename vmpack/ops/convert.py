@@ -15,7 +15,7 @@ from vmpack.extent import Extent, Kind
 from vmpack.formats.base import CreateOptions, Finding, Format, ImageInfo, ImageReader, OpenOptions
 from vmpack.formats.raw import require_inside
 from vmpack.ops.create import new_writer, require_options, writable
-from vmpack.ops.opening import Path, open_image, require_max_size, sources_of
+from vmpack.ops.opening import Path, open_image, require_idle, require_max_size, sources_of
 from vmpack.ops.streams import pump, stream_sink
 from vmpack.progress import SILENT, Progress
 from vmpack.source import ByteSource
@@ -107,6 +107,7 @@ def convert(
     )
     reader = open_image(src, format=source_format, options=allowed)
     try:
+        require_idle(reader)
         require_max_size(reader, max_size)
         disk = _grown(reader, size)
         if dry_run:

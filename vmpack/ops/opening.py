@@ -6,7 +6,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from vmpack.errors import UsageError, from_os_error
+from vmpack.errors import UnsafeError, UsageError, from_os_error
 from vmpack.formats import RAW_SUFFIXES
 from vmpack.source import ByteSource
 
@@ -133,10 +133,19 @@ def _open_stdin(format_name: str | None, options: OpenOptions) -> ImageReader:
     return found.open(source, replace(options, allow_backing=False))
 
 
+def require_idle(reader: ImageReader) -> None:
+    """Refuse a source that a running machine writes: what is read of it would be torn."""
+    for source in sources_of(reader):
+        if source.written_elsewhere():
+            raise UnsafeError(
+                "is in use: a QEMU has it open for writing",
+                path=source.path,
+                hint="shut the machine down, or take a snapshot and name that",
+            )
+
+
 def require_max_size(reader: ImageReader, max_size: int | None) -> None:
     """Refuse a disk larger than the caller's ``--max-size``, before anything is written."""
-    from vmpack.errors import UnsafeError
-
     if max_size is not None and reader.virtual_size > max_size:
         raise UnsafeError(
             f"its disk of {reader.virtual_size} bytes is larger than the {max_size} bytes allowed",

@@ -11,12 +11,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from vmpack.bundle.manifest import MAX_BLOB, Manifest
-from vmpack.bundle.writer import BundleWriter, default_cluster_size
+from vmpack.bundle.writer import (
+    BundleWriter,
+    check_blob_name,
+    check_disk_id,
+    default_cluster_size,
+)
 from vmpack.errors import InputError, RefusedError, UsageError
 from vmpack.formats.base import ImageReader, OpenOptions
 from vmpack.formats.qcow2.writer import DEFAULT_LEVEL
 from vmpack.machine import canonical
-from vmpack.ops.opening import open_image, require_max_size
+from vmpack.ops.opening import open_image, require_idle, require_max_size, sources_of
 from vmpack.output import Output
 from vmpack.progress import SILENT, Progress
 from vmpack.source import ByteSource
@@ -65,7 +70,7 @@ class _Opened:
     id: str
     path: str
     reader: ImageReader
-    stamp: tuple[int, int] | None
+    stamp: list[tuple[int, int]]
 
 
 def pack(
@@ -106,17 +111,27 @@ def pack(
         allow_backing=allow_backing, backing_dirs=tuple(os.fspath(one) for one in backing_dirs)
     )
     with ExitStack() as stack:
-        opened = []
-        for disk_id, path in _assign_ids(sources, disks or {}, wanted):
-            reader = open_image(path, format=format, options=options)
-            stack.callback(reader.close)
-            require_max_size(reader, max_size)
-            opened.append(_Opened(disk_id, path, reader, _stamp(reader)))
-        kept = _read_blobs(blobs or {})
-        inputs = [source for one in opened if (source := _source(one.reader)) is not None]
+        opened = [
+            _open_disk(stack, disk_id, path, format, options, max_size)
+            for disk_id, path in _assign_ids(sources, disks or {}, wanted)
+        ]
+        inputs = [source for one in opened for source in sources_of(one.reader)]
+        kept = {}
+        for blob_name, file in _open_files(stack, blobs or {}).items():
+            kept[blob_name] = _read_blob(blob_name, file)
+            inputs.append(file)
+        if config_path is not None and os.path.isfile(config_path):
+            inputs.append(stack.enter_context(ByteSource.open(config_path)))
+        # What does not fit together is said before the hours that packing may take.
+        _pin(wanted, opened, [], name, identity)
         out = stack.enter_context(Output(output, force=force, inputs=inputs, mode=0o444))
         plan = [
-            (one.id, cluster_size or default_cluster_size(one.reader.virtual_size))
+            (
+                one.id,
+                default_cluster_size(one.reader.virtual_size)
+                if cluster_size is None
+                else cluster_size,
+            )
             for one in opened
         ]
         spool_dir = os.path.dirname(out.path) if out.device_size is None else None
@@ -177,17 +192,30 @@ def _assign_ids(
     return list(assigned.items())
 
 
-def _source(reader: ImageReader) -> ByteSource | None:
-    found = getattr(reader, "source", None)
-    return found if isinstance(found, ByteSource) else None
+def _open_disk(
+    stack: ExitStack,
+    disk_id: str,
+    path: str,
+    format_name: str | None,
+    options: OpenOptions,
+    max_size: int | None,
+) -> _Opened:
+    check_disk_id(disk_id)
+    reader = open_image(path, format=format_name, options=options)
+    stack.callback(reader.close)
+    require_idle(reader)
+    require_max_size(reader, max_size)
+    return _Opened(disk_id, path, reader, _stamp(reader))
 
 
-def _stamp(reader: ImageReader) -> tuple[int, int] | None:
-    source = _source(reader)
-    if source is None:
-        return None
-    state = os.fstat(source.fd)
-    return state.st_size, state.st_mtime_ns
+def _open_files(stack: ExitStack, paths: Mapping[str, PathLike]) -> dict[str, ByteSource]:
+    return {name: stack.enter_context(ByteSource.open(path)) for name, path in paths.items()}
+
+
+def _stamp(reader: ImageReader) -> list[tuple[int, int]]:
+    """Size and time of change of each file that the image reads from."""
+    states = [os.fstat(source.fd) for source in sources_of(reader)]
+    return [(state.st_size, state.st_mtime_ns) for state in states]
 
 
 def _check_unchanged(one: _Opened) -> None:
@@ -200,18 +228,15 @@ def _check_unchanged(one: _Opened) -> None:
         )
 
 
-def _read_blobs(blobs: Mapping[str, PathLike]) -> dict[str, bytes]:
-    kept = {}
-    for name, path in blobs.items():
-        with ByteSource.open(path) as source:
-            if source.size > MAX_BLOB:
-                raise RefusedError(
-                    f"{source.size} bytes, at most {MAX_BLOB} are kept as a file of the bundle",
-                    path=source.path,
-                    hint="pack it as a disk: --disk ID=PATH",
-                )
-            kept[name] = source.pread(0, source.size)
-    return kept
+def _read_blob(name: str, source: ByteSource) -> bytes:
+    check_blob_name(name)
+    if source.size > MAX_BLOB:
+        raise RefusedError(
+            f"{source.size} bytes, at most {MAX_BLOB} are kept as a file of the bundle",
+            path=source.path,
+            hint="pack it as a disk: --disk ID=PATH",
+        )
+    return source.pread(0, source.size)
 
 
 def _pin(
