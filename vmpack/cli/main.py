@@ -25,6 +25,8 @@ ABOUT = "A VM in one file: pack it, move it, open it anywhere, get it back the s
 COMMANDS = {
     "pack": "pack a machine's disks into one file that stock QEMU opens",
     "unpack": "unpack a bundle into disk images and files",
+    "run": "run a bundle's machine straight from the file",
+    "verify": "boot a bundle and see whether it does what it should",
     "info": "show what an image or a bundle is",
     "check": "check the integrity of a bundle or an image",
     "compare": "compare the content of two disks, whatever their formats",

@@ -87,6 +87,19 @@ def size(text: str) -> int:
         raise UsageError(exc.message.removeprefix("size: "), hint=exc.hint) from exc
 
 
+def seconds(text: str) -> float:
+    """A time: ``90``, ``1.5``, ``5m``, ``2h``, at most a week."""
+    import re
+
+    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smh]?)", text)
+    value = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]] if found else 0
+    if not 0 < value <= 7 * 24 * 3600:
+        raise UsageError(
+            f"{text!r} is not a time", hint="write seconds, or a number with s, m or h"
+        )
+    return value
+
+
 OUTPUT = option(
     "--output",
     name="output",
@@ -145,6 +158,30 @@ MAX_SIZE = option(
 FORCE = option("--force", name="force", help="replace what is at the output already")
 LEVEL = option(
     "--level", name="level", metavar="N", convert=integer, help="compression level (default: 3)"
+)
+ACCEL = option(
+    "--accel",
+    name="accel",
+    choices=("auto", "kvm", "tcg"),
+    default="auto",
+    help="how the guest's CPU is run; auto takes KVM where it works, otherwise QEMU's emulation"
+    " (default: auto)",
+)
+TIMEOUT = option(
+    "--timeout",
+    name="timeout",
+    metavar="TIME",
+    convert=seconds,
+    help="end the guest after TIME: seconds, or a number with m or h; those in which this host"
+    " had no CPU for it do not count",
+)
+QEMU_ARG = option(
+    "--qemu-arg",
+    name="qemu_args",
+    metavar="ARG",
+    many=True,
+    help="an argument for QEMU itself (repeat); reports then say that the machine is not the"
+    " bundle's alone",
 )
 NO_VERIFY = option(
     "--no-verify", name="no_verify", help="do not prove the content that was written"
