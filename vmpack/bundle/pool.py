@@ -42,12 +42,14 @@ def prepare(
     zero = bytes(cluster_size)
     clusters: list[Cluster] = []
     new: set[bytes] = set()
+    length = len(data)
+    if length % cluster_size:
+        data += bytes(cluster_size - length % cluster_size)
+    view = memoryview(data)  # what is hashed and compressed is not copied first
     for number, begin in enumerate(range(0, len(data), cluster_size), offset // cluster_size):
-        cluster = data[begin : begin + cluster_size]
-        if len(cluster) < cluster_size:
-            cluster += bytes(cluster_size - len(cluster))
-        if cluster == zero:
+        if data.startswith(zero, begin):
             continue
+        cluster = view[begin : begin + cluster_size]
         sha256 = hashlib.sha256(cluster).digest()
         frame = None
         if sha256 not in new and index.find(sha256) is None:
@@ -59,4 +61,4 @@ def prepare(
         leaves = [(cluster.index, cluster.sha256) for cluster in clusters]
     else:
         leaves = leaf_digests(offset, data)
-    return Batch(len(data), clusters, leaves)
+    return Batch(length, clusters, leaves)

@@ -26,7 +26,7 @@ from vmpack.units import parse_size, round_up
 DEFAULT_CLUSTER_BITS = 16
 _NAMES = {"zlib": COMPRESSION_ZLIB, "zstd": COMPRESSION_ZSTD}
 
-Compressor = Callable[[bytes], bytes]
+Compressor = Callable[[bytes | memoryview], bytes]
 
 
 def cluster_bits_of(size: int, *, name: str = "cluster_size") -> int:
@@ -62,7 +62,7 @@ def zstd_compressor(level: int, cluster_size: int) -> Compressor:
     )
     local = threading.local()
 
-    def compress(data: bytes) -> bytes:
+    def compress(data: bytes | memoryview) -> bytes:
         context: zstandard.ZstdCompressor | None = getattr(local, "context", None)
         if context is None:
             context = local.context = zstandard.ZstdCompressor(compression_params=parameters)
@@ -74,7 +74,7 @@ def zstd_compressor(level: int, cluster_size: int) -> Compressor:
 def zlib_compressor(level: int) -> Compressor:
     """Raw deflate with the 4 KiB window that qcow2 prescribes."""
 
-    def compress(data: bytes) -> bytes:
+    def compress(data: bytes | memoryview) -> bytes:
         codec = zlib.compressobj(level, zlib.DEFLATED, -12, 9)
         return codec.compress(data) + codec.flush()
 
