@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+import stat
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,8 +71,10 @@ def filename(spec: Spec) -> str:
 def window(path: str | os.PathLike[str], offset: int, size: int) -> dict[str, Any]:
     """The block node that opens the disk at ``[offset, offset + size)`` of a bundle.
 
-    Read-only on all three layers: a view opened writable destroys its bundle.
+    Read-only on all three layers: a view opened writable destroys its bundle. On a block device
+    the innermost layer is QEMU's ``host_device``.
     """
+    device = stat.S_ISBLK(os.stat(path).st_mode)
     return {
         "driver": "qcow2",
         "read-only": True,
@@ -82,7 +85,7 @@ def window(path: str | os.PathLike[str], offset: int, size: int) -> dict[str, An
             "size": size,
             "read-only": True,
             "file": {
-                "driver": "file",
+                "driver": "host_device" if device else "file",
                 "filename": os.path.abspath(os.fspath(path)),
                 "read-only": True,
             },
