@@ -323,7 +323,9 @@ def test_every_qemu_takes_every_device_at_its_place(
         return session.plan.config, places
 
     config, places = in_session(bundle, work, host=host)
-    pinned = {f"disk-{disk.id}": disk.address for disk in config.disks or () if disk.address}
+    pinned: dict[str, str | None] = {
+        f"disk-{disk.id}": disk.address for disk in config.disks or () if disk.address
+    }
     pinned |= {f"nic-{nic.id}": nic.address for nic in config.nics or ()}
     pinned |= {"display": config.display.address, "rng": config.rng.address}
     assert {name: places.get(name) for name in pinned} == pinned

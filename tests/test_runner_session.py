@@ -199,4 +199,4 @@ def test_extra_words_reach_qemu(tmp_path: Path) -> None:
 
 
 def test_the_sectors_are_those_of_the_fixtures() -> None:
-    assert {*ENDINGS, "endless-output", "report"} == set(sectors.NAMES)
+    assert {*ENDINGS, "echo", "endless-output", "report"} == set(sectors.NAMES)

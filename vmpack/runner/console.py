@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import mmap
 import os
 import re
@@ -22,6 +23,8 @@ KEPT = 1 << 20
 """Bytes of the end of the output that are kept; at most twice as many are held."""
 CHUNK = 1 << 18
 POLL_S = 0.02
+TYPED_AHEAD = 4096
+"""Bytes that can be typed before the guest takes them."""
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -51,6 +54,7 @@ class Console:
         """For QEMU: it takes a descriptor of an fdset only when it is opened as it wants it."""
         self.input_fd, self._keyboard = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(self.input_fd, True)
+        fcntl.fcntl(self._keyboard, fcntl.F_SETPIPE_SZ, TYPED_AHEAD)
 
     @property
     def data(self) -> bytes:

@@ -1,0 +1,140 @@
+"""Endings as tables: what QEMU says, and what that means for whoever runs a machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from vmpack.errors import FirmwareMissingError, PinUnavailableError, QemuDiedError, ZstdMissingError
+from vmpack.machine.names import Ending as Expected
+from vmpack.runner import endings
+from vmpack.runner.endings import QUIET_S, Resets, Sample, Stall
+from vmpack.runner.options import EXIT_CODES, Ending, Kind
+
+SHUTDOWNS: tuple[tuple[str, Expected | None, bool, bool, Kind], ...] = (
+    # reason, expected ending, something awaited, interrupted -> kind
+    ("guest-shutdown", None, False, False, "shutdown"),
+    ("guest-shutdown", "power-off", False, False, "expected"),
+    ("guest-shutdown", "running", False, False, "unexpected"),
+    ("guest-shutdown", "panic", False, False, "unexpected"),
+    ("guest-shutdown", "power-off", True, False, "unexpected"),
+    ("guest-shutdown", None, True, False, "unexpected"),
+    ("guest-shutdown", None, False, True, "interrupted"),
+    ("guest-shutdown", "power-off", True, True, "interrupted"),
+    ("guest-reset", None, False, False, "unexpected"),
+    ("guest-reset", "reset", False, False, "expected"),
+    ("guest-reset", "reset", True, False, "unexpected"),
+    ("guest-panic", None, False, False, "panic"),
+    ("guest-panic", "panic", False, False, "expected"),
+    ("guest-panic", "panic", True, False, "panic"),
+    ("guest-panic", None, False, True, "panic"),
+    ("host-signal", None, False, False, "interrupted"),
+    ("host-qmp-quit", "power-off", False, False, "interrupted"),
+    ("host-error", None, False, False, "unexpected"),
+)
+
+
+@pytest.mark.parametrize(("reason", "expected", "awaited", "interrupted", "kind"), SHUTDOWNS)
+def test_shutdown(
+    reason: str, expected: Expected | None, awaited: bool, interrupted: bool, kind: Kind
+) -> None:
+    found, message = endings.of_shutdown(reason, expected, awaited=awaited, interrupted=interrupted)
+    assert found == kind
+    assert message
+
+
+def test_exit_codes_are_the_contract() -> None:
+    wanted = {0: 2, 1: 4, 124: 1, 125: 5, 126: 2, 130: 1, 255: 1}
+    codes = list(EXIT_CODES.values())
+    assert {code: codes.count(code) for code in set(codes)} == wanted
+    assert Ending("panic", "m").as_dict()["exit-code"] == 255
+
+
+QEMU = "qemu-system-x86_64: "
+STARTS = (
+    ("-machine pc-q35-9.0: unsupported machine type", PinUnavailableError),
+    ("-device {...}: 'igb' is not a valid device model name", PinUnavailableError),
+    ("unable to find CPU model 'Foo-v9'", PinUnavailableError),
+    ("TCG doesn't support requested feature: CPUID.01H:ECX.vmx [bit 5]", PinUnavailableError),
+    ("-machine pc-q35-7.2: Property 'virtio-x.y' not found", PinUnavailableError),
+    ("-blockdev {...}: qcow2: unknown compression type: 1", ZstdMissingError),
+    ("could not load PC BIOS 'bios-256k.bin'", FirmwareMissingError),
+    ('-device {...}: failed to find romfile "efi-virtio.rom"', FirmwareMissingError),
+    ("something new", QemuDiedError),
+)
+
+
+@pytest.mark.parametrize(("words", "error"), STARTS)
+def test_a_failed_start_is_told_by_what_qemu_says(words: str, error: type[Exception]) -> None:
+    found = endings.failed_start(1, f"{QEMU}warning: deprecated\n{QEMU}{words}\nUse -help\n")
+    assert type(found) is error
+    assert found.exit_code == 125
+    assert error is QemuDiedError or words in found.message
+
+
+def test_a_silent_end_names_the_signal() -> None:
+    assert endings.of_exit(-11, "") == ("qemu-died", "QEMU ended with signal 11: it said nothing")
+    assert endings.of_exit(1, "a\nb\n") == ("qemu-died", "QEMU ended with exit code 1: b")
+
+
+def test_three_resets_in_a_row_are_a_loop_unless_somebody_typed_or_time_passed() -> None:
+    resets = Resets()
+    assert [resets.add(at) for at in (1, 2, 3)] == [False, False, True]
+    resets = Resets()
+    assert [resets.add(at) for at in (1, 2)] == [False, False]
+    resets.forgive()
+    assert [resets.add(at) for at in (3, 4, 5)] == [False, False, True]
+    resets = Resets()
+    assert [resets.add(at) for at in (100, 500, 1000, 1400)] == [False] * 4
+    assert resets.total == 4
+
+
+def follow(stall: Stall, seconds: range, **rates: float) -> None:
+    for second in seconds:
+        stall.add(
+            Sample(
+                seconds=second,
+                cpu_s=second * rates.get("cpu", 0),
+                output=int(second * rates.get("output", 0)),
+                blocks=int(second * rates.get("blocks", 0)),
+            )
+        )
+
+
+@pytest.mark.parametrize("rates", [{"cpu": 1.0}, {"output": 1}, {"blocks": 1}])
+def test_a_machine_that_does_something_is_not_stopped(rates: dict[str, float]) -> None:
+    stall = Stall()
+    follow(stall, range(60), **rates)
+    assert not stall.stopped
+    assert stall.gave_up is None
+
+
+def test_a_machine_that_does_nothing_is_asked_soon_and_given_up_late() -> None:
+    stall = Stall()
+    follow(stall, range(3), cpu=0.01)
+    assert stall.stopped
+    assert stall.gave_up is None
+    follow(stall, range(3, int(QUIET_S) + 2), cpu=0.01)
+    assert stall.gave_up is not None
+    assert "1% of a CPU" in stall.gave_up
+
+
+def test_a_busy_machine_without_output_is_given_up_too() -> None:
+    stall = Stall()
+    follow(stall, range(int(QUIET_S) + 2), cpu=1.0)
+    assert not stall.stopped
+    assert stall.gave_up is not None
+    assert "100% of a CPU" in stall.gave_up
+
+
+REGISTERS = {
+    "CPU#0\nEAX=0\nEIP=00007c2b EFL=00000046 [---Z-P-] CPL=0 II=0 A20=1 SMM=0 HLT=1": True,
+    "RIP=ffffffff810 RFL=00000246 [---Z-P-] HLT=1": False,
+    "EFL=00000046\nRFL=00000202": False,
+    "EFL=00000046\nRFL=00000002": True,
+    "nothing": False,
+}
+
+
+@pytest.mark.parametrize("text", REGISTERS)
+def test_only_cpus_without_interrupts_cannot_wake(text: str) -> None:
+    assert endings.cannot_wake(text) is REGISTERS[text]
