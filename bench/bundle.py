@@ -42,13 +42,15 @@ CP_FACTOR, CP_EXTRA_S = 1.5, 0.2
 _CHECK = """
 import sys, time
 from vmpack import Bundle
-with Bundle.open(sys.argv[1]) as bundle:
-    start = time.process_time()
-    findings = list(bundle.check())
-    used = time.process_time() - start
-assert findings == [], findings
+for _ in range(2):
+    with Bundle.open(sys.argv[1]) as bundle:
+        start = time.process_time()
+        findings = list(bundle.check())
+        used = time.process_time() - start
+    assert findings == [], findings
 print(used)
 """
+"""The second call counts: the first loads modules, which the whole command's row shows."""
 _SHA256 = """
 import hashlib, os, time
 data = os.urandom(1 << 20)
@@ -220,7 +222,7 @@ def check_rows(
     command = cpu_seconds(taken["vmpack"])
     row = Row(
         "check",
-        "check, stored bytes a core and second",
+        "check, a core's stored bytes a second (library)",
         stored_bytes / GB / middle,
         "GB/s",
         f"{middle:.3f} s CPU",
