@@ -36,7 +36,10 @@ def good_bundle(folder: Path, *, compress: Callable[[bytes], bytes] | None = Non
     blobs = {"nvram": text[:3000], "notes.txt": noise + noise}
     with pytest.MonkeyPatch.context() as patch:
         if compress is not None:
-            patch.setattr("vmpack.bundle.writer.zstd_compressor", lambda *_: compress)
+            make = compress
+            patch.setattr(
+                "vmpack.bundle.writer.zstd_compressor", lambda *_: lambda data: make(bytes(data))
+            )
         return write_bundle(folder / "good.vmpack", plan, blobs=blobs).read_bytes()
 
 

@@ -28,7 +28,16 @@ def decode_frame(raw: bytes, size: int) -> bytes | None:
         context: zstandard.ZstdDecompressor | None = getattr(_LOCAL, "context", None)
         if context is None:
             context = _LOCAL.context = zstandard.ZstdDecompressor()
+        if not size:
+            # The one call does not look further where the frame says that it is empty.
+            stream = context.decompressobj()
+            return b"" if not stream.decompress(raw) and _ended(stream) else None
         data = context.decompress(raw, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError:
         return None
     return data if len(data) == size else None
+
+
+def _ended(stream: zstandard.ZstdDecompressionObj) -> bool:
+    """Whether the frame is complete, its checksum right, and nothing follows it."""
+    return bool(stream.eof) and not stream.unused_data

@@ -64,6 +64,8 @@ def unpack(
     folder = os.fspath(out_dir)
     with Bundle.open(bundle) as opened, ExitStack() as stack:
         config = opened.config.to_toml().encode()
+        if not force:
+            _require_absent(opened, folder, to)
         made = _make_folder(folder)
         done = False
         outputs: list[Output] = []
@@ -101,6 +103,16 @@ def unpack(
             files=tuple(os.path.join(folder, name) for name in files),
             sync_seconds=sum(out.sync_seconds for out in outputs),
         )
+
+
+def _require_absent(bundle: Bundle, folder: str, to: Target) -> None:
+    """No file of the result exists: said before the first disk is written, not after the last."""
+    names = [f"{disk.id}.{to}" for disk in bundle.disks]
+    names += [os.path.join(BLOB_FOLDER, blob.name) for blob in bundle.manifest.blobs]
+    for name in (*names, CONFIG_NAME):
+        path = os.path.join(folder, name)
+        if os.path.lexists(path):
+            raise OutputError("exists already", path=path, hint="--force replaces it")
 
 
 def _make_folder(folder: str) -> list[str]:
