@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vmpack.binary import escape
 from vmpack.cli.console import GREEN, RED, YELLOW
-from vmpack.cli.options import Argument, Command, option
+from vmpack.cli.options import ACCEL, Argument, Command
 
 if TYPE_CHECKING:
     from types import SimpleNamespace
@@ -79,12 +79,7 @@ COMMAND = Command(
     "Exit code 0: bundles run here; 125: something that is needed is missing.",
     (
         Argument("bundle", "a bundle to look at as well", (), "BUNDLE", optional=True),
-        option(
-            "--accel",
-            name="accel",
-            choices=("auto", "kvm", "tcg"),
-            help="judge the CPU by this accelerator (default: auto, the one that run would take)",
-        ),
+        ACCEL,
     ),
     run,
 )

@@ -164,8 +164,15 @@ ACCEL = option(
     name="accel",
     choices=("auto", "kvm", "tcg"),
     default="auto",
-    help="how the guest's CPU is run; auto takes KVM where it works, otherwise QEMU's emulation"
-    " (default: auto)",
+    help="how the guest's CPU is run: KVM, QEMU's emulation, or KVM only where it works"
+    " (default: auto, which is that)",
+)
+STATE = option(
+    "--state",
+    name="state",
+    metavar="DIR",
+    help="the folder of what the machine wrote: run keeps it there and goes on from it the next"
+    " time, pack makes a bundle with it",
 )
 TIMEOUT = option(
     "--timeout",

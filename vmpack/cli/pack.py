@@ -15,6 +15,7 @@ from vmpack.cli.options import (
     FORMAT,
     LEVEL,
     MAX_SIZE,
+    STATE,
     Argument,
     Command,
     backing,
@@ -156,12 +157,7 @@ COMMAND = Command(
             many=True,
             help="a file to carry along under NAME: NVRAM, TPM state (repeat)",
         ),
-        option(
-            "--state",
-            name="state",
-            metavar="DIR",
-            help="the bundle SOURCE with the changes that 'vmpack run --state DIR' kept",
-        ),
+        STATE,
         option("--name", name="machine_name", metavar="NAME", help="the machine's name"),
         option(
             "--identity",

@@ -8,7 +8,18 @@ from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 from vmpack.binary import escape
-from vmpack.cli.options import ACCEL, QEMU_ARG, TIMEOUT, Argument, Command, option, size, whole
+from vmpack.cli.options import (
+    ACCEL,
+    FORCE,
+    QEMU_ARG,
+    STATE,
+    TIMEOUT,
+    Argument,
+    Command,
+    option,
+    size,
+    whole,
+)
 from vmpack.errors import UsageError
 
 if TYPE_CHECKING:
@@ -155,19 +166,14 @@ COMMAND = Command(
     (
         Argument("bundle", "the bundle to run", metavar="BUNDLE"),
         ACCEL,
-        option(
-            "--state",
-            name="state",
-            metavar="DIR",
-            help="keep what the machine writes in DIR, and go on from there the next time",
-        ),
+        STATE,
         option(
             "--save",
             name="save",
             metavar="NEW",
             help="write the machine as it is after the run as a new bundle",
         ),
-        option("--force", name="force", help="replace what is at the output of --save, --copy-out"),
+        FORCE,
         option(
             "--memory",
             name="memory",

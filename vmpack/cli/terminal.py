@@ -46,6 +46,7 @@ class Screen:
         self._skipped = 0
         self._closing = False
         self._failed: OSError | None = None
+        self._line_open = False
         self._thread = threading.Thread(target=self._write, name="console", daemon=True)
         self._thread.start()
 
@@ -74,7 +75,7 @@ class Screen:
             while self._next():
                 pass
             if self._drawing:
-                self._put(RESET.encode())
+                self._put(RESET.encode() + (b"\r\n" if self._line_open else b""))
         except OSError as exc:
             self._failed = exc
 
@@ -92,6 +93,7 @@ class Screen:
 
     def _put(self, data: bytes) -> None:
         descriptor = self._stream.fileno()
+        self._line_open = not data.endswith(b"\n") if data else self._line_open
         view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]

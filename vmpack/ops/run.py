@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vmpack.bundle import Bundle
 from vmpack.errors import InfrastructureError
-from vmpack.ops.running import complete
+from vmpack.ops.running import beat, complete
 from vmpack.progress import SILENT, Progress
 from vmpack.runner.options import Ending, Qemu, RunOptions
 
@@ -213,6 +213,7 @@ async def _follow(session: Session, work: _Work, progress: Progress) -> Ending:
         return await session.wait()
     doing = asyncio.create_task(_do(session, work, progress))
     waiting = asyncio.create_task(session.wait())
+    beating = asyncio.create_task(beat(progress))
     try:
         await asyncio.wait({doing, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if not doing.done():
@@ -221,9 +222,9 @@ async def _follow(session: Session, work: _Work, progress: Progress) -> Ending:
             return waiting.result()
         doing.result()
     finally:
-        for task in (doing, waiting):
+        for task in (doing, waiting, beating):
             task.cancel()
-        await asyncio.gather(doing, waiting, return_exceptions=True)
+        await asyncio.gather(doing, waiting, beating, return_exceptions=True)
     return await _finish(session)
 
 

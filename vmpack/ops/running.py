@@ -7,8 +7,11 @@ from collections.abc import Coroutine
 from typing import TypeVar
 
 from vmpack.errors import OperationError
+from vmpack.progress import Progress
 
-__all__ = ["complete"]
+__all__ = ["BEAT_S", "beat", "complete"]
+
+BEAT_S = 0.2
 
 T = TypeVar("T")
 
@@ -28,3 +31,10 @@ def complete(work: Coroutine[object, object, T]) -> T:
         "cannot start a second event loop in this thread",
         hint="use vmpack.runner.session.Session in asynchronous code",
     )
+
+
+async def beat(progress: Progress) -> None:
+    """Let a bar move while nothing can be counted; until cancelled."""
+    while True:
+        await asyncio.sleep(BEAT_S)
+        progress.advance(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vmpack.bundle import Bundle
 from vmpack.errors import UsageError, from_os_error
-from vmpack.ops.running import complete
+from vmpack.ops.running import beat, complete
 from vmpack.progress import SILENT, Progress
 from vmpack.runner.options import RunOptions
 
@@ -109,16 +110,22 @@ async def _boots(
     from vmpack.verify.first import boot_once
 
     done: list[Boot] = []
-    for number in range(1, count + 1):
-        progress.stage(f"boot {number}", None)
+    beating = asyncio.create_task(beat(progress))
+    try:
+        for number in range(1, count + 1):
+            progress.stage(f"boot {number}", None)
 
-        def reached(milestone: Reached, number: int = number) -> None:
-            if on_reached is not None:
-                on_reached(number, milestone)
+            def reached(milestone: Reached, number: int = number) -> None:
+                progress.stage(f"boot {number}: {milestone.name}", None)
+                if on_reached is not None:
+                    on_reached(number, milestone)
 
-        done.append(await boot_once(bundle, options, qemu=qemu, on_reached=reached))
-        if not done[-1].good:
-            break
+            done.append(await boot_once(bundle, options, qemu=qemu, on_reached=reached))
+            if not done[-1].good:
+                break
+    finally:
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
     return tuple(done)
 
 
