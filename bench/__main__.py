@@ -14,7 +14,7 @@ from bench import boot_reads, startup
 from bench.bundle import Bench
 from bench.machine import describe
 from bench.measure import floor_bytes
-from bench.table import Row, markdown, plain, summary
+from bench.table import Row, markdown, noise, plain, summary
 from fixtures.build.cache import cache_dir
 from fixtures.build.debian import NAME
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         shutil.rmtree(folder)
     machine["peak-floor-bytes"] = floor_bytes()
     shown = [f"{key}: {value}" for key, value in machine.items()]
-    print("\n".join(["", plain(rows), "", summary(rows), "", *shown]))
+    print("\n".join(["", plain(rows), "", summary(rows), noise(rows), "", *shown]))
     if arguments.groups == GROUPS and arguments.turns >= PAIRS:
         _write(rows, machine, arguments.turns)
         print(f"\nwritten to {RESULTS}")
@@ -94,7 +94,7 @@ def _write(rows: Sequence[Row], machine: dict[str, object], turns: int) -> None:
         f"What `make bench` printed on the machine below: the Debian guest, medians of {turns} "
         "turns after a warm one,\neach side in turn. A result in `x` is the median of the turns' "
         "ratios, fsync left out. All samples are in\n`bundle.json`.\n\n"
-        f"{markdown(rows)}\n\n{summary(rows)}.\n\n{facts}\n"
+        f"{markdown(rows)}\n\n{summary(rows)}.\n\n{noise(rows)}.\n\n{facts}\n"
     )
     (RESULTS / "bundle.md").write_text(text)
 

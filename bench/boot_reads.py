@@ -77,7 +77,7 @@ def results(
         f"raw {seconds(raw):.2f} s",
         details={
             "cpu-seconds": [round(cpu_seconds(window), 3), round(cpu_seconds(raw), 3)],
-            "samples": samples_dict(taken),
+            **samples_dict(taken),
         },
     )
     return [

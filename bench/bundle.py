@@ -299,4 +299,4 @@ def _times(ours: Sequence[Sample], theirs: Sequence[Sample]) -> dict[str, object
 
 
 def _with_samples(row: Row, taken: Mapping[str, Sequence[Sample]]) -> Row:
-    return replace(row, details={**row.details, "samples": samples_dict(taken)})
+    return replace(row, details={**row.details, **samples_dict(taken)})

@@ -31,7 +31,9 @@ class Sample:
     sync_s: float = 0.0
     """Time that the command says it waited in fsync."""
     steal_s: float = 0.0
-    """CPU time that the host gave to others meanwhile, over all cores: a measure of noise."""
+    """CPU time that the host gave to other machines meanwhile, over all cores."""
+    others_s: float = 0.0
+    """CPU time that other processes of this machine took meanwhile: the noise."""
     minor_faults: int = 0
 
     def as_dict(self) -> dict[str, object]:
@@ -42,6 +44,7 @@ class Sample:
             "peak-bytes": self.peak_bytes,
             "sync-seconds": round(self.sync_s, 3),
             "steal-seconds": round(self.steal_s, 2),
+            "others-seconds": round(self.others_s, 2),
             "minor-faults": self.minor_faults,
         }
 
@@ -89,10 +92,11 @@ def run(side: Side, scratch: Path) -> Sample:
         (os.POSIX_SPAWN_OPEN, 1, os.fspath(out), writing, 0o600),
         (os.POSIX_SPAWN_OPEN, 2, os.fspath(err), writing, 0o600),
     ]
-    stolen, started = _stolen_s(), time.perf_counter()
+    (busy, stolen), started = _machine_s(), time.perf_counter()
     pid = os.posix_spawnp(side.argv[0], list(side.argv), os.environ, file_actions=actions)
     _, status, usage = os.wait4(pid, 0)
     wall = time.perf_counter() - started
+    busy_after, stolen_after = _machine_s()
     said = out.read_text(errors="replace")
     if status:
         complaint = err.read_text(errors="replace")
@@ -100,13 +104,14 @@ def run(side: Side, scratch: Path) -> Sample:
         raise RuntimeError(f"{' '.join(side.argv)}: exit code {code}\n{said}{complaint}")
     if side.accept is not None:
         side.accept(said)
-    sync = sync_seconds(said)
+    sync, cpu = sync_seconds(said), usage.ru_utime + usage.ru_stime
     return Sample(
         wall_s=wall - sync,
-        cpu_s=usage.ru_utime + usage.ru_stime,
+        cpu_s=cpu,
         peak_bytes=usage.ru_maxrss * 1024,
         sync_s=sync,
-        steal_s=_stolen_s() - stolen,
+        steal_s=stolen_after - stolen,
+        others_s=max(0.0, busy_after - busy - cpu),
         minor_faults=usage.ru_minflt,
     )
 
@@ -119,9 +124,17 @@ def sync_seconds(said: str) -> float:
     return float(document.get("sync-milliseconds", 0)) / 1000
 
 
-def _stolen_s() -> float:
+def _machine_s() -> tuple[float, float]:
+    """CPU time that all processes took since the start, and that other machines took."""
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
-    return int(fields[8]) / _TICKS
+    user, nice, system, _, _, irq, softirq, steal = (int(field) for field in fields[1:9])
+    return (user + nice + system + irq + softirq) / _TICKS, steal / _TICKS
+
+
+def disturbance(taken: Samples) -> float:
+    """Share of one core that other processes took while these samples were taken."""
+    every = [sample for samples in taken.values() for sample in samples]
+    return sum(one.others_s for one in every) / sum(one.wall_s + one.sync_s for one in every)
 
 
 def floor_bytes() -> int:
@@ -166,6 +179,9 @@ def cpu_ratio(ours: Sequence[Sample], theirs: Sequence[Sample]) -> float:
     return ratio(ours, theirs, lambda sample: sample.cpu_s)
 
 
-def samples_dict(taken: Samples) -> dict[str, list[dict[str, object]]]:
-    """All samples by side, for the JSON results."""
-    return {name: [sample.as_dict() for sample in samples] for name, samples in taken.items()}
+def samples_dict(taken: Samples) -> dict[str, object]:
+    """All samples by side, and how disturbed they were, for the JSON results."""
+    return {
+        "others-share": round(disturbance(taken), 3),
+        "samples": {name: [one.as_dict() for one in samples] for name, samples in taken.items()},
+    }

@@ -56,5 +56,5 @@ def results(taken: Mapping[str, Sequence[Sample]]) -> list[Row]:
         )
         for key, what in names.items()
     ]
-    found[0] = Row(**{**vars(found[0]), "details": {"samples": samples_dict(taken)}})
+    found[0] = Row(**{**vars(found[0]), "details": samples_dict(taken)})
     return found

@@ -99,3 +99,13 @@ def summary(rows: Sequence[Row]) -> str:
     missed = [row for row in held if not row.met]
     text = f"{len(held) - len(missed)} of {len(held)} targets met"
     return text + (": missed " + "; ".join(row.what for row in missed) if missed else "")
+
+
+def noise(rows: Sequence[Row]) -> str:
+    """What other processes took of a core while each group was measured; above 0.1, run again."""
+    shares = {
+        row.what: row.details["others-share"] for row in rows if "others-share" in row.details
+    }
+    return "other processes took, of one core: " + "; ".join(
+        f"{share} ({what})" for what, share in shares.items()
+    )

@@ -8,8 +8,18 @@ from pathlib import Path
 import pytest
 
 from bench import boot_reads, bundle, startup
-from bench.measure import Sample, Side, alternate, cpu_ratio, peak_bytes, ratio, sync_seconds
-from bench.table import Row, Target, markdown, plain, summary
+from bench.measure import (
+    Sample,
+    Side,
+    alternate,
+    cpu_ratio,
+    disturbance,
+    peak_bytes,
+    ratio,
+    samples_dict,
+    sync_seconds,
+)
+from bench.table import Row, Target, markdown, noise, plain, summary
 
 MIB = 1 << 20
 
@@ -28,6 +38,13 @@ def test_ratio_is_the_median_of_the_turns_not_the_ratio_of_medians() -> None:
     assert ratio(ours, theirs) == 1.0
     assert cpu_ratio(ours, theirs) == 0.5
     assert peak_bytes([sample(1, peak=5), sample(1, peak=7)]) == 7
+
+
+def test_disturbance_is_the_share_of_a_core_that_others_took() -> None:
+    quiet, noisy = Sample(2.0, 1.0, 0), Sample(1.0, 1.0, 0, sync_s=1.0, others_s=0.8)
+    assert disturbance({"a": [quiet], "b": [noisy]}) == pytest.approx(0.2)
+    row = Row("a", "pack", 1, "x", details=samples_dict({"a": [noisy]}))
+    assert noise([row]) == "other processes took, of one core: 0.4 (pack)"
 
 
 def test_sync_time_is_what_the_command_says() -> None:
