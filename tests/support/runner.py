@@ -17,6 +17,7 @@ from vmpack.machine import MachineConfig
 from vmpack.ops.pack import pack
 from vmpack.runner.options import Ending, Qemu, RunOptions
 from vmpack.runner.qemu import find_qemu
+from vmpack.runner.scratch import Storage
 from vmpack.runner.session import Session, Until
 
 HOSTS = ("machine", "trixie", "trixie-backports")
@@ -56,13 +57,14 @@ def in_session(
     options: RunOptions = TCG,
     host: str = "machine",
     on_console: Callable[[bytes], None] | None = None,
+    storage: Storage | None = None,
 ) -> Result:
     """What ``work`` returns, done while the bundle runs."""
 
     async def run() -> Result:
         with Bundle.open(bundle) as opened:
             async with Session.start(
-                opened, options, qemu=qemu_of(host), on_console=on_console
+                opened, options, qemu=qemu_of(host), on_console=on_console, storage=storage
             ) as session:
                 return await work(session)
 

@@ -84,7 +84,7 @@ _WORDS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
         "pin-unavailable",
         re.compile(
             r"unsupported machine type|is not a valid device model name|unable to find CPU model"
-            r"|doesn't support requested feature|Property '?\S+'? not found"
+            r"|Property '?\S+'? not found"
             r"|Invalid SMP CPUs|Invalid CPU topology|[Pp]arameter 'driver' expects"
         ),
     ),
@@ -105,16 +105,24 @@ _ERRORS: dict[Kind, type[InfrastructureError]] = {
 }
 
 
+_PREFIX = re.compile(r"^(?:\S*qemu\S*: )?(?:warning: )?(?:-\S+ )?")
+_LACKING = re.compile(r"doesn't support requested feature: (\S+)")
+
+
 def of_exit(returncode: int, stderr: str) -> Verdict:
     """Kind and message for a QEMU that ended by itself; ``stderr`` is safe to print."""
     words = stderr.strip()
     last = words.splitlines()[-1] if words else "it said nothing"
     how = f"signal {-returncode}" if returncode < 0 else f"exit code {returncode}"
+    lacking = _LACKING.findall(words)
+    if lacking:
+        more = f" and {len(lacking) - 4} more" if len(lacking) > 4 else ""
+        return "pin-unavailable", f"this host's CPU lacks {', '.join(lacking[:4])}{more}"
     for kind, pattern in _WORDS:
         for line in words.splitlines():
             if pattern.search(line):
-                return kind, line
-    return "qemu-died", f"QEMU ended with {how}: {last}"
+                return kind, _PREFIX.sub("", line)
+    return "qemu-died", f"QEMU ended with {how}: {_PREFIX.sub('', last)}"
 
 
 def failed_start(returncode: int, stderr: str) -> InfrastructureError:

@@ -140,7 +140,7 @@ class Ending:
     seconds: float = 0.0
     """From the guest's first instruction."""
     console_tail: tuple[str, ...] = ()
-    picture: bytes | None = None
+    picture: bytes | None = field(default=None, repr=False)
     """The screen as PNG, where there is a display and QEMU still answered."""
     stderr: str = ""
     """What QEMU printed, shortened."""

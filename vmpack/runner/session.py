@@ -72,6 +72,8 @@ class Session:
         self._shutdown: str | None = None
         self._stopped: str | None = None
         self._halted = False
+        self.suspended = False
+        """The guest sleeps (S3): it does nothing, and can be woken."""
         self._resets = endings.Resets()
         self._looping = False
         self._interrupts = 0
@@ -316,6 +318,8 @@ class Session:
             self._looping = self._resets.add(self.seconds) or self._looping
         elif name == "BLOCK_IO_ERROR" and data.get("action") == "stop":
             self._stopped = f"the host cannot store what the guest writes: {data.get('reason')}"
+        elif name in ("SUSPEND", "WAKEUP"):
+            self.suspended = name == "SUSPEND"
         elif name == "STOP":
             self._halted = True
         self._wake.set()

@@ -100,7 +100,7 @@ class Watch:
                     blocks,
                 )
             )
-            if self._stall.stopped:
+            if self._stall.stopped and not session.suspended:
                 line = {"command-line": "info registers -a"}
                 registers = await session.qmp("human-monitor-command", **line)
                 if endings.cannot_wake(str(registers)):

@@ -1,0 +1,71 @@
+"""A small Linux boots from its bundle to its login, by BIOS and by UEFI, and takes commands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.runner import in_session
+from vmpack.bundle import Bundle
+from vmpack.ops.pack import pack
+from vmpack.runner.options import Ending
+from vmpack.runner.session import Session
+from vmpack.runner.state import Kept
+
+pytestmark = [pytest.mark.qemu, pytest.mark.slow]
+
+
+async def log_in(session: Session) -> None:
+    ending = await session.wait(lambda console: b"vmpack-small login:" in console.data)
+    assert ending.kind == "expected", ending
+    await session.send(b"root\n")
+    assert await session.console.wait_for(re.compile(rb"[#$] $"), 60)
+
+
+def test_bios_login_typing_and_ctrl_c(guest_bios: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bios.vmpack"
+    pack([guest_bios], bundle)
+    before = bundle.read_bytes()
+
+    async def work(session: Session) -> Ending:
+        await log_in(session)
+        typed = session.console.total
+        await session.send(b"seq 1 2000; echo the-$((40 + 2))nd\n")
+        assert await session.console.wait_for("the-42nd", 60, after=typed)
+        lines = session.console.since(typed).replace(b"\r", b"").split(b"\n")
+        numbers = [int(line) for line in lines if line.isdigit()]
+        assert numbers == list(range(1, 2001))
+        assert session.detector.has("kernel")
+        assert session.detector.has("login")
+        await session.interrupt()
+        return await session.wait()
+
+    ending = in_session(bundle, work)
+    assert (ending.kind, ending.reason) == ("interrupted", "guest-shutdown")
+    assert bundle.read_bytes() == before
+
+
+def test_uefi_login_and_what_it_changed(guest_uefi: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "uefi.vmpack"
+    pack([guest_uefi], bundle)
+    with Bundle.open(bundle) as opened:
+        assert opened.config.firmware.kind == "uefi"
+
+    async def work(session: Session) -> tuple[Ending, bytes]:
+        template = session.host.firmware.vars
+        assert template is not None
+        await log_in(session)
+        await session.send(b"poweroff\n")
+        return await session.wait(), template
+
+    with Kept() as kept:
+        ending, template = in_session(bundle, work, host="trixie-backports", storage=kept)
+        assert ending.kind == "shutdown"
+        changed = kept.nvram_bytes()
+        assert changed is not None
+        assert len(changed) == len(template)
+        assert changed != template
+        with kept.overlays()["root"] as overlay:
+            assert overlay.size > 256 << 10
