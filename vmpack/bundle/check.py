@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
 
-from vmpack.bundle.frames import decode_frame
+from vmpack.bundle.damage import Damage, decode
 from vmpack.bundle.index import DigestIndex, Frame, Segment
 from vmpack.bundle.manifest import NVRAM, TPM_STATE, Disk
 from vmpack.bundle.reader import Bundle
@@ -23,8 +23,6 @@ from vmpack.formats.base import Finding
 from vmpack.pipeline import executor, ordered, worker_count
 from vmpack.progress import Progress
 
-_MOST_PLACES = 100
-"""Guest offsets that are named for one damaged segment, at most."""
 _GROUP = 32
 
 
@@ -42,12 +40,12 @@ def check_bundle(
         return
     count = worker_count(workers)
     with executor(count) as pool:
-        damaged = False
+        damage = Damage(bundle, index)
         for segment in _bad_segments(bundle, index, pool, count, progress):
-            damaged = True
-            yield from _locate(bundle, index, segment)
-        if damaged:
+            yield from damage.add(segment)
+        if damage.any:
             # Tables that do not have their digest would only add echoes of the same damage.
+            yield from damage.places()
             return
         yield from _check_structure(bundle, index)
         if full:
@@ -74,96 +72,6 @@ def _bad_segments(
         progress.advance(segment.size)
         if not good:
             yield segment
-
-
-def _locate(bundle: Bundle, index: DigestIndex, segment: Segment) -> Iterator[Finding]:
-    """What in the bundle a damaged segment holds, as exactly as the bytes allow."""
-    manifest = bundle.manifest
-    if segment.offset >= manifest.pool_end or segment.end <= manifest.pool_offset:
-        where = _structure_at(bundle, segment.offset, segment.end)
-        yield Finding(
-            "corruption", f"{where} is damaged", offset=segment.offset, clause="VMP-SEG-1"
-        )
-        return
-    bad = []
-    for number in index.overlapping(segment.offset, segment.end):
-        frame = index.frame(number)
-        if _decode(bundle, frame) is None:
-            bad.append(frame)
-    found = 0
-    for disk, guest, frame in _users(bundle, bad):
-        found += 1
-        if found <= _MOST_PLACES:
-            yield Finding(
-                "corruption",
-                f"a cluster of disk {disk.id} is damaged ({disk.cluster_size} bytes)",
-                offset=frame.offset,
-                guest_offset=guest,
-                clause="VMP-SEG-1",
-            )
-    if found > _MOST_PLACES:
-        yield Finding("corruption", f"and {found - _MOST_PLACES} more clusters like this")
-    for blob in manifest.blobs:
-        if blob.offset < segment.end and blob.offset + blob.stored_size > segment.offset:
-            try:
-                bundle.blob(blob.name)
-            except VmpackError as exc:
-                found += 1
-                yield _finding(exc)
-    if not found:
-        yield Finding(
-            "corruption",
-            f"the pool's bytes {segment.offset} to {segment.end - 1} changed, "
-            "though every cluster in them still decodes to its content",
-            offset=segment.offset,
-            clause="VMP-SEG-1",
-        )
-
-
-def _decode(bundle: Bundle, frame: Frame) -> bytes | None:
-    raw = bundle.source.pread(frame.offset, frame.size)
-    data = decode_frame(raw, 1 << frame.cluster_bits)
-    if data is None or hashlib.sha256(data).digest() != frame.sha256:
-        return None
-    return data
-
-
-def _users(bundle: Bundle, frames: list[Frame]) -> Iterator[tuple[Disk, int, Frame]]:
-    """Each place of each disk whose data one of ``frames`` holds."""
-    by_offset = {frame.offset: frame for frame in frames}
-    if not by_offset:
-        return
-    for disk in bundle.disks:
-        try:
-            reader = bundle.disk(disk.id)
-            for guest, host, _ in reader.compressed_frames(0, disk.virtual_size):
-                frame = by_offset.get(host + disk.window_offset)
-                if frame is not None:
-                    yield disk, guest, frame
-        except VmpackError:
-            # This disk's tables are damaged too; their own segments say so.
-            continue
-
-
-def _structure_at(bundle: Bundle, offset: int, end: int) -> str:
-    """The structures outside the pool that ``[offset, end)`` touches, in words."""
-    names = []
-    for disk in bundle.disks:
-        start, layout = disk.window_offset, disk.layout
-        l2, table, blocks, last = (start + bound for bound in layout.bounds())
-        places = (
-            ("view header", start, start + disk.cluster_size),
-            ("L1 table", start + layout.l1_offset, l2),
-            ("L2 tables", l2, table),
-            ("refcount table", table, blocks),
-            ("refcount blocks", blocks, last),
-        )
-        names += [
-            f"the {name} of disk {disk.id}"
-            for name, low, high in places
-            if low < end and high > offset
-        ]
-    return " or ".join(names) if names else f"the padding at {offset} to {end - 1}"
 
 
 def _check_structure(bundle: Bundle, index: DigestIndex) -> Iterator[Finding]:
@@ -277,7 +185,7 @@ def _check_frames(
         frames = [
             index.frame(number) for number in range(first, min(first + _GROUP, index.frame_count))
         ]
-        bad = [frame for frame in frames if _decode(bundle, frame) is None]
+        bad = [frame for frame in frames if decode(bundle, frame) is None]
         return sum(frame.size for frame in frames), bad
 
     progress.stage("decoding clusters", bundle.manifest.pool_size)
