@@ -238,7 +238,9 @@ async def _do(session: Session, work: _Work, progress: Progress) -> None:
             hint="set guest-agent = true in its config, and pack it again",
         )
     progress.stage("waiting for the guest agent", None)
-    await agent.ready(session.plan.options.timeout_s or AGENT_S)
+    limit = session.plan.options.timeout_s
+    # A time-out is the session's to tell: it knows how much of it the host was busy.
+    await agent.ready(AGENT_S if limit is None else limit * 5)
     for copy in work.copies_in:
         await copy_in(agent, copy, progress)
     if work.command is not None:
