@@ -195,6 +195,14 @@ def test_what_is_no_place_for_a_file(
     assert os.lstat(tmp_path / "x") == before
 
 
+@pytest.mark.parametrize("name", ["", "x/", "./"])
+def test_names_of_no_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="names no file"):
+        Output(name, force=True)
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_symbolic_link_stays_one(kind: str, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "y").write_bytes(b"old")

@@ -478,6 +478,15 @@ def test_machine_id_is_what_the_guest_observes(disk: Path, tmp_path: Path) -> No
     assert len({*same, *different}) == 7
 
 
+def test_a_bundle_is_no_stream(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """VMP-WRITE-2: other commands write to standard output under this name."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="no stream"):
+        pack([disk], "-")
+    pack([disk], "./-")
+    assert sorted(os.listdir(tmp_path)) == ["-", "disk.raw"]
+
+
 def test_ctrl_c_leaves_nothing(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """VMP-WRITE-1; hostile: 50."""
     target = tmp_path / "x.vmpack"

@@ -173,6 +173,7 @@ def from_os_error(exc: OSError, *, path: str, writing: bool = False) -> VmpackEr
         errno.EACCES: "check the permissions",
         errno.ENOSPC: "free some space, or write to another file system",
         errno.EFBIG: "raise the file-size limit (ulimit -f), or write to another file system",
+        errno.EMFILE: "raise the limit of open files (ulimit -n)",
         errno.EDQUOT: "raise the disk quota, or write to another file system",
         errno.EISDIR: "name a file, not a folder",
     }

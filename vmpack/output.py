@@ -66,6 +66,8 @@ class Output:
 
     def _examine(self, inputs: Iterable[ByteSource]) -> os.stat_result | None:
         """The target's present state; raises when it may not be replaced."""
+        if not self.name or self.name.endswith("/"):
+            raise OutputError("names no file", path=self.name, hint="name a file to write")
         try:
             state = os.stat(self.path)
         except FileNotFoundError:

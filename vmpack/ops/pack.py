@@ -106,6 +106,11 @@ def pack(
     on any error nothing is written.
     """
     _check_level(level)
+    if os.fspath(output) == "-":
+        raise UsageError(
+            "a bundle is no stream: its first bytes are written last",
+            hint="name a file; ./- if it is called so",
+        )
     wanted = _load_config(config, config_path)
     options = OpenOptions(
         allow_backing=allow_backing, backing_dirs=tuple(os.fspath(one) for one in backing_dirs)
@@ -116,12 +121,8 @@ def pack(
             for disk_id, path in _assign_ids(sources, disks or {}, wanted)
         ]
         inputs = [source for one in opened for source in sources_of(one.reader)]
-        kept = {}
-        for blob_name, file in _open_files(stack, blobs or {}).items():
-            kept[blob_name] = _read_blob(blob_name, file)
-            inputs.append(file)
-        if config_path is not None and os.path.isfile(config_path):
-            inputs.append(stack.enter_context(ByteSource.open(config_path)))
+        _require_other(output, [*(blobs or {}).values(), *([config_path] if config_path else [])])
+        kept = {blob_name: _read_blob(blob_name, path) for blob_name, path in (blobs or {}).items()}
         # What does not fit together is said before the hours that packing may take.
         _pin(wanted, opened, [], name, identity)
         out = stack.enter_context(Output(output, force=force, inputs=inputs, mode=0o444))
@@ -208,8 +209,15 @@ def _open_disk(
     return _Opened(disk_id, path, reader, _stamp(reader))
 
 
-def _open_files(stack: ExitStack, paths: Mapping[str, PathLike]) -> dict[str, ByteSource]:
-    return {name: stack.enter_context(ByteSource.open(path)) for name, path in paths.items()}
+def _require_other(output: PathLike, inputs: Sequence[PathLike]) -> None:
+    """No file that is read whole before the output is opened is the output."""
+    for path in inputs:
+        if os.path.exists(output) and os.path.exists(path) and os.path.samefile(path, output):
+            raise UsageError(
+                "input and output are the same file",
+                path=output,
+                hint="name another output",
+            )
 
 
 def _stamp(reader: ImageReader) -> list[tuple[int, int]]:
@@ -228,15 +236,16 @@ def _check_unchanged(one: _Opened) -> None:
         )
 
 
-def _read_blob(name: str, source: ByteSource) -> bytes:
+def _read_blob(name: str, path: PathLike) -> bytes:
     check_blob_name(name)
-    if source.size > MAX_BLOB:
-        raise RefusedError(
-            f"{source.size} bytes, at most {MAX_BLOB} are kept as a file of the bundle",
-            path=source.path,
-            hint="pack it as a disk: --disk ID=PATH",
-        )
-    return source.pread(0, source.size)
+    with ByteSource.open(path) as source:
+        if source.size > MAX_BLOB:
+            raise RefusedError(
+                f"{source.size} bytes, at most {MAX_BLOB} are kept as a file of the bundle",
+                path=source.path,
+                hint="pack it as a disk: --disk ID=PATH",
+            )
+        return source.pread(0, source.size)
 
 
 def _pin(
