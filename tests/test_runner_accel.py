@@ -164,7 +164,7 @@ def test_a_qemu_with_neither_accelerator_is_named(
     qemu = qemu_of("machine")
     for wanted in ("auto", "tcg", "kvm"):
         with pytest.raises(InfrastructureError, match="built without"):
-            choose(wanted, qemu)  # type: ignore[arg-type]
+            choose(wanted, qemu)
     assert not tcg_verdict(qemu).usable
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fixtures.build.debian import debian_guest
 from fixtures.build.packages import BuildError
+from fixtures.build.secure import secure_guest
 from fixtures.build.small import small_guest
 from tests.support.tools import missing, require_tool, run
 
@@ -27,6 +28,11 @@ def built(build: Callable[[], Path]) -> Path:
 def small(firmware: str) -> Path:
     """The small guest's disk in the cache, for ``bios`` or ``uefi``. Copy it before a boot."""
     return built(lambda: small_guest(firmware))
+
+
+def secure() -> Path:
+    """The small guest whose boot is signed from shim to kernel. Copy it before a boot."""
+    return built(secure_guest)
 
 
 def copy_of(disk: Path, folder: Path, name: str | None = None) -> Path:

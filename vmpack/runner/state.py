@@ -12,7 +12,14 @@ import os
 from pathlib import Path
 
 from vmpack.bundle import Bundle
-from vmpack.errors import DamagedError, InputError, OutputError, RefusedError, from_os_error
+from vmpack.errors import (
+    DamagedError,
+    InputError,
+    OutputError,
+    RefusedError,
+    VmpackError,
+    from_os_error,
+)
 from vmpack.formats.qcow2.writer import Qcow2Writer
 from vmpack.machine import canonical
 from vmpack.output import Output
@@ -174,12 +181,20 @@ class State:
                 os.write(out.fd, initial)
                 out.commit()
         elif path.stat().st_size != len(initial):
-            raise RefusedError(
-                f"has {path.stat().st_size} bytes, this host's firmware keeps {len(initial)}",
-                path=path,
-                hint="vmpack pack BUNDLE --state FOLDER -o NEW makes a bundle that fits any host",
-            )
+            self._refit(path, initial)
         return self._open(path)
+
+    def _refit(self, path: Path, initial: bytes) -> None:
+        """The folder's last run was under firmware that keeps its variables in another size."""
+        from vmpack.runner.nvram import refit
+
+        try:
+            fitted = refit(_read_file(path) or b"", initial)
+        except VmpackError as exc:
+            raise type(exc)(exc.message, path=path, clause=exc.clause, hint=exc.hint) from exc
+        with Output(path, mode=0o600, force=True) as out:
+            os.write(out.fd, fitted)
+            out.commit()
 
     def tpm_state(self, initial: bytes | None) -> bytes | None:
         kept = self.tpm_bytes()
