@@ -1,4 +1,4 @@
-"""``vmpack run`` as people and scripts use it: console, keys, Ctrl-C, exit codes, what it leaves."""
+"""``vmpack run`` as people and scripts use it: console, keys, Ctrl-C, exit codes, leftovers."""
 
 from __future__ import annotations
 

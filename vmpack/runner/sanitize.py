@@ -31,8 +31,8 @@ HARMLESS = re.compile(r"[0-9;]{0,32}[A-HJ-MPX@dfmr]|\?(?:7|25)[hl]")
 and the two modes wrap and visible cursor. Reports, modes that change keys, windows: none."""
 
 RESET = "\x1b7\x1b[r\x1b8\x1b[0m\x1b[?7h\x1b[?25h"
-"""Undoes what :data:`HARMLESS` lets through, for the end of a session. The cursor is put back: a new
-scroll region moves it."""
+"""Undoes what :data:`HARMLESS` lets through, for the end of a session. The cursor is put back: a
+new scroll region moves it."""
 
 BREAKS = re.compile(r"\r+\n|\r+")
 

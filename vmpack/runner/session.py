@@ -283,6 +283,9 @@ class Session:
     async def _ending(self, kind: Kind, message: str) -> Ending:
         seconds = self.seconds
         await self.console.drain()
+        trouble = self.detector.trouble
+        if kind == "panic" and trouble is not None and trouble.kind == "panic":
+            message = trouble.message
         picture = None
         if self.process.returncode is None:
             with contextlib.suppress(OperationError, InfrastructureError):

@@ -22,6 +22,10 @@ __all__ = ["DEFAULT_TIMEOUT_S", "Boot", "Expectation", "boot_once"]
 DEFAULT_TIMEOUT_S = 600.0
 """Seconds for a boot whose config says nothing; those in which the host was busy do not count."""
 
+SETTLE_S = 2.0
+"""Seconds that a machine has to go on running after its last milestone. A login prompt is not the
+last thing to happen; the screen is then the same at each boot."""
+
 LOG_KEPT = 4 << 20
 """Bytes of the start of the console that are kept for a report."""
 
@@ -191,14 +195,19 @@ async def _expect(session: Session, follower: _Follower, expectation: Expectatio
         ending = await session.wait(complete, expectation.timeout_s)
         if ending.kind != "expected":
             return _with_missing(ending, follower.missing)
-        if expectation.ending == "running":
-            return replace(ending, message="every milestone was reached")
-    left = max(expectation.timeout_s - session.seconds, 1.0)
-    ending = await session.wait(None, left)
-    if ending.kind == "shutdown":
-        # Nothing but "running" is left: a config that expects a power-off calls it expected.
-        return replace(ending, kind="unexpected", message="the guest powered off")
-    return ending
+    if expectation.ending == "running":
+        return await _settled(session)
+    return await session.wait(None, max(expectation.timeout_s - session.seconds, 1.0))
+
+
+async def _settled(session: Session) -> Ending:
+    """Every milestone was reached; whether it runs on."""
+    ending = await session.wait(None, SETTLE_S)
+    if ending.kind == "timeout":
+        return replace(ending, kind="expected", message="every milestone was reached")
+    message = f"{ending.message} after the last milestone"
+    kind = "unexpected" if ending.kind in ("shutdown", "expected") else ending.kind
+    return replace(ending, kind=kind, message=message)
 
 
 def _with_missing(ending: Ending, missing: Sequence[str]) -> Ending:
