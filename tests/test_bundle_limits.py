@@ -1,262 +1,148 @@
-"""Limits of the format and of the writer: memory, offsets, refcounts, sizes; giants of zeros."""
+"""What a bundle costs, and where it ends: memory of the index, offsets, refcounts, table limits."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import subprocess
-import sys
-import time
 import tracemalloc
-from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.bundles import prove_bundle, write_bundle
-from tests.support.hostile import Hostile, good_bundle
-from tests.support.qemu import QemuImg, image, qemu_io
+from tests.support.qemu import QemuImg
 from vmpack.bundle.index import FrameIndex
-from vmpack.bundle.reader import Bundle
 from vmpack.errors import UnsupportedError
 from vmpack.formats.qcow2.layout import encode_header
-from vmpack.formats.qcow2.structs import COMPRESSION_ZSTD, compressed_entry
+from vmpack.formats.qcow2.structs import COMPRESSION_ZSTD, compressed_entry, compressed_range
 from vmpack.formats.qcow2.tables import TableWriter
 from vmpack.formats.qcow2.writer import zstd_compressor
-from vmpack.ops.pack import pack
 
-KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
-
-
-def _digest(number: int) -> bytes:
-    return hashlib.sha256(number.to_bytes(8, "little")).digest()
+KIB, MIB, GIB, TIB, PIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40, 1 << 50
 
 
-def test_the_index_costs_at_most_64_bytes_a_frame() -> None:
-    """VMP-WRITE-4: at every size, while it grows as well. A dict costs four times that."""
+def test_the_index_takes_at_most_64_bytes_a_frame() -> None:
+    """VMP-WRITE-4: at every moment, growing included."""
     index = FrameIndex()
+    count = 150_000
+    worst = 0.0
     tracemalloc.start()
     try:
-        for number in range(100_000):
-            index.add(number * 100, 100, 16, _digest(number))
-            if number % 1000 == 999:
-                # A mebibyte is the interpreter's own and the first table.
-                _, peak = tracemalloc.get_traced_memory()
-                assert peak <= 64 * (number + 1) + (1 << 20), number
-        _, peak = tracemalloc.get_traced_memory()
+        for number in range(count):
+            index.add(4096 + number * 100, 100, 16, sha256(number.to_bytes(8, "little")).digest())
+            if number > 20_000 and number % 512 == 0:
+                worst = max(worst, tracemalloc.get_traced_memory()[1] / (number + 1))
+                tracemalloc.reset_peak()
     finally:
         tracemalloc.stop()
-    assert len(index) == 100_000
-    assert peak <= 64 * 100_000 + (1 << 20)
+    # The growing array's own reserve (an eighth) is address space that nothing has touched.
+    assert worst <= 64 + 48 / 8
 
 
-# Few different tails and few different slots, so that most of them collide.
-DIGESTS = st.builds(
-    lambda low, high: low.to_bytes(8, "little") + bytes([high]) * 24,
-    st.one_of(st.integers(0, 3), st.integers(4090, 4100), st.just((1 << 64) - 1)),
-    st.integers(0, 9),
-)
-
-
-@settings(max_examples=200)
-@given(st.lists(DIGESTS, max_size=200))
-def test_the_index_is_a_dict(digests: list[bytes]) -> None:
-    """VMP-POOL-1: what it finds is what was added, whatever collides."""
-    index, model = FrameIndex(), dict[bytes, int]()
-    for digest in digests:
+@given(st.lists(st.integers(0, 40), max_size=200))
+def test_the_index_finds_what_was_added_and_nothing_else(numbers: list[int]) -> None:
+    index = FrameIndex()
+    model: dict[bytes, int] = {}
+    for number in numbers:
+        # Digests that share their low bytes meet in one slot.
+        digest = (
+            bytes(8) + number.to_bytes(24, "big") if number % 2 else sha256(b"%d" % number).digest()
+        )
         assert index.find(digest) == model.get(digest)
         if digest not in model:
-            model[digest] = index.add(len(model) * 7, 7, 12, digest)
+            model[digest] = index.add(number * 1000, number + 1, 12, digest)
     assert len(index) == len(model)
     for digest, number in model.items():
-        frame = index.frame(number)
-        assert (index.find(digest), frame.offset, frame.sha256) == (number, number * 7, digest)
+        assert index.frame(number).sha256 == digest
 
 
-def test_the_index_finds_everything_after_it_grew() -> None:
-    index = FrameIndex()
-    for number in range(30_000):
-        assert index.find(_digest(number)) is None
-        assert index.add(number, 1, 12, _digest(number)) == number
-    assert all(index.find(_digest(number)) == number for number in range(30_000))
-    assert index.find(_digest(30_000)) is None
-
-
-def _view(
-    path: Path, bits: int, size: int, frames: dict[int, tuple[int, bytes]], start: int
-) -> TableWriter:
-    """A qcow2 image: guest cluster -> (offset, frame), tables from ``start``."""
-    tables = TableWriter(cluster_bits=bits, virtual_size=size)
-    with path.open("wb") as file:
-        for cluster in sorted(frames):
-            offset, frame = frames[cluster]
-            file.seek(offset)
-            file.write(frame)
-            tables.set(cluster, compressed_entry(offset, len(frame), bits))
-        layout = tables.layout(start)
-        file.seek(start)
-        for piece in tables.pieces():
-            file.write(piece)
-        assert file.tell() == layout.end
-        file.seek(0)
-        file.write(encode_header(layout, compression=COMPRESSION_ZSTD))
-    tables.close()
-    return tables
+@given(st.integers(12, 21), st.integers(0, 1 << 48), st.integers(1, 1 << 12))
+def test_descriptors_of_compressed_clusters_give_back_what_they_hold(
+    bits: int, offset: int, length: int
+) -> None:
+    """VMP-VIEW-5."""
+    start, size = compressed_range(compressed_entry(offset, length, bits), bits)
+    assert start == offset
+    assert offset + length <= start + size < offset + length + 512
+    assert (start + size) % 512 == 0
 
 
 @pytest.mark.qemu
-def test_frames_beyond_five_tebibytes(tmp_path: Path, each_qemu_img: QemuImg) -> None:
-    """Design rule 8: a window that far costs the tables of what it touches."""
-    compress = zstd_compressor(3, 2 * MIB)
-    cluster = [bytes([value]) * (2 * MIB) for value in (1, 2, 3)]
+def test_frames_beyond_five_tebibytes(tmp_path: Path, qemu_img: QemuImg) -> None:
+    """Refcount table entries of 0 for ranges that the view does not touch (VMP-VIEW-6)."""
     path, raw = tmp_path / "far.qcow2", tmp_path / "far.raw"
-    offsets = (2 * MIB, 3 * TIB + 12345, 5 * TIB + GIB + 1)
-    frames = {
-        number * 7: (offset, compress(data))
-        for number, (offset, data) in enumerate(zip(offsets, cluster, strict=True))
-    }
-    _view(path, 21, 40 * MIB, frames, 5 * TIB + 2 * GIB)
-    with raw.open("wb") as file:
-        file.truncate(40 * MIB)
-        for number, data in zip(frames, cluster, strict=True):
-            file.seek(number * 2 * MIB)
-            file.write(data)
-    assert path.stat().st_blocks * 512 < 32 * MIB
-    each_qemu_img.assert_clean(path, fmt="qcow2")
-    each_qemu_img.assert_identical(raw, path, fmt_a="raw", fmt_b="qcow2")
-
-
-@pytest.mark.qemu
-def test_a_frame_with_a_hundred_thousand_references(tmp_path: Path, qemu_img: QemuImg) -> None:
-    """VMP-VIEW-6: more than 16 bits hold."""
-    frame = zstd_compressor(3, 4096)(b"a" * 4096)
-    frames = dict.fromkeys(range(100_000), (4096, frame))
-    path = tmp_path / "many.qcow2"
-    _view(path, 12, 100_000 * 4096, frames, 8192)
+    cluster = 64 * KIB
+    compress = zstd_compressor(3, cluster)
+    places = {0: 9 * GIB + 77, 5: 5 * TIB + 4095, 1000: 5 * TIB + 3 * MIB + 1}
+    tables = TableWriter(cluster_bits=16, virtual_size=GIB)
+    with path.open("wb") as out, raw.open("wb") as plain:
+        plain.truncate(GIB)
+        for index, offset in places.items():
+            data = bytes([index % 251 + 1]) * cluster
+            frame = compress(data)
+            out.seek(offset)
+            out.write(frame)
+            tables.set(index, compressed_entry(offset, len(frame), 16))
+            plain.seek(index * cluster)
+            plain.write(data)
+        layout = tables.layout(6 * TIB, refcount_order=5)
+        out.seek(layout.l1_offset)
+        for piece in tables.pieces():
+            out.write(piece)
+        out.seek(0)
+        out.write(encode_header(layout, compression=COMPRESSION_ZSTD, names=False))
+    tables.close()
+    assert layout.end - layout.l1_offset < 2 * MIB
     qemu_img.assert_clean(path, fmt="qcow2")
-    text = qemu_io(image(path, "qcow2"), "read -P 0x61 409595904 4096", "read -P 0x61 0 1M")
-    assert "failed" not in text, text
+    qemu_img.assert_identical(raw, {"driver": "qcow2", "file": _file(path)}, fmt_a="raw")
+
+
+def _file(path: Path) -> dict[str, object]:
+    return {"driver": "file", "filename": os.fspath(path), "read-only": True}
 
 
 @pytest.mark.qemu
-def test_a_bundle_of_one_cluster_seventy_thousand_times(tmp_path: Path) -> None:
-    """VMP-POOL-1, VMP-VIEW-6, with disks that share the frame as well."""
-    source = tmp_path / "same.raw"
-    with source.open("wb") as file:
-        for _ in range(70):
-            file.write((b"same" * 1024) * 1000)
-    bundle = write_bundle(tmp_path / "x.vmpack", [("a", source, 4096), ("b", source, 4096)])
-    prove_bundle(bundle)
-    with Bundle.open(bundle) as opened:
-        assert opened.index().frame_count == 1
-        assert list(opened.check()) == []
-    assert bundle.stat().st_size < 4 * MIB
+@pytest.mark.parametrize("order", [None, 5])
+def test_more_references_than_16_bits_count(
+    order: int | None, tmp_path: Path, qemu_img: QemuImg
+) -> None:
+    """VMP-VIEW-6: one frame that 100,000 clusters share."""
+    path = tmp_path / "many.qcow2"
+    cluster = 4 * KIB
+    frame = zstd_compressor(3, cluster)(b"x" * cluster)
+    tables = TableWriter(cluster_bits=12, virtual_size=100_000 * cluster)
+    for index in range(100_000):
+        tables.set(index, compressed_entry(cluster, len(frame), 12))
+    layout = tables.layout(2 * cluster, refcount_order=order)
+    assert layout.refcount_order == 5
+    with path.open("wb") as out:
+        out.write(encode_header(layout, compression=COMPRESSION_ZSTD))
+        out.write(frame.ljust(cluster, b"\0"))
+        for piece in tables.pieces():
+            out.write(piece)
+    tables.close()
+    qemu_img.assert_clean(path, fmt="qcow2")
 
 
-@pytest.mark.parametrize(
-    ("bits", "size"), [(12, 8 * TIB + 512), (16, (2 << 50) + 512), (9, GIB * 1024)]
-)
-def test_disks_whose_l1_table_would_be_too_long(bits: int, size: int) -> None:
-    """VMP-VIEW-8."""
-    with pytest.raises(UnsupportedError, match="too large for clusters") as caught:
-        TableWriter(cluster_bits=bits, virtual_size=size)
-    assert caught.value.hint == "choose a larger cluster size"
+@pytest.mark.parametrize(("bits", "size"), [(12, 8 * TIB), (16, 2 * PIB), (21, 1 << 61)])
+def test_a_disk_beyond_the_limit_is_refused_with_what_helps(bits: int, size: int) -> None:
+    """VMP-LIMIT-1: the L1 table of the page's largest disk fits, one sector more does not."""
+    TableWriter(cluster_bits=bits, virtual_size=size).close()
+    with pytest.raises(UnsupportedError, match="too large") as caught:
+        TableWriter(cluster_bits=bits, virtual_size=size + 512)
+    assert "cluster size" in (caught.value.hint or "")
 
 
-@pytest.mark.parametrize(("bits", "start"), [(12, 4 * TIB), (16, 1 << 50)])
-def test_windows_whose_refcount_table_would_be_too_long(bits: int, start: int) -> None:
-    """VMP-VIEW-8."""
-    tables = TableWriter(cluster_bits=bits, virtual_size=1 << bits)
-    with pytest.raises(UnsupportedError, match="too many for clusters") as caught:
-        tables.layout(start, refcount_order=5)
-    assert caught.value.hint == "choose a larger cluster size"
-
-
-def test_a_disk_too_large_for_its_clusters_writes_nothing(tmp_path: Path) -> None:
-    """VMP-VIEW-8, VMP-WRITE-1; hostile: 8."""
-    huge = tmp_path / "huge.raw"
-    with huge.open("wb") as file:
-        file.truncate(9 * TIB)
-    with pytest.raises(UnsupportedError, match="too large for clusters of 4096"):
-        pack([huge], tmp_path / "x.vmpack", cluster_size=4096)
-    assert os.listdir(tmp_path) == ["huge.raw"]
-
-
-@pytest.mark.qemu
-def test_15_tib_of_nothing_takes_no_time(tmp_path: Path) -> None:
-    """Design rule 15: a sparse disk costs what its data costs."""
-    huge = tmp_path / "huge.raw"
-    with huge.open("wb") as file:
-        file.truncate(15 * TIB)
-    begin = time.process_time()
-    pack([huge], tmp_path / "x.vmpack")
-    assert time.process_time() - begin < 5
-    prove_bundle(tmp_path / "x.vmpack")
-
-
-SURVEY = """
-import resource, sys
-from pathlib import Path
-from tests.support.hostile import survey
-resource.setrlimit(resource.RLIMIT_AS, (1 << 31, 1 << 31))
-print(*survey(Path(sys.argv[1]), take_out=False))
-"""
-
-
-def _giant(change: Callable[[Hostile], int], folder: Path) -> str:
-    """What is said of a sparse file as long as ``change`` says; in 2 GiB of address space."""
-    hostile = Hostile(good_bundle(folder))
-    size = change(hostile)
-    path = folder / "giant.vmpack"
-    raw = hostile.signed()
-    end = len(raw) - int.from_bytes(raw[72:80], "little")
-    with path.open("wb") as file:
-        file.write(raw[:end])
-        file.seek(size)
-        file.write(raw[end:])
-    done = subprocess.run(
-        [sys.executable, "-c", SURVEY, str(path)],
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout.decode()
-
-
-def test_an_index_of_a_tebibyte_of_zeros(tmp_path: Path) -> None:
-    """VMP-READ-1; hostile: 7: refused where memory ends, not killed."""
-
-    def change(h: Hostile) -> int:
-        start, length = h.header["index_offset"], 48 * (1 << 34)
-        h.header["index_size"] = h.manifest["index"]["size"] = length
-        h.header["manifest_offset"] = start + length
-        raw = len(h.signed()) - h.header["index_offset"] - 48 * len(h.frames + h.segments)
-        h.header["total_size"] = start + length + raw
-        return int(start + length)
-
-    assert "bytes of memory" in _giant(change, tmp_path)
-
-
-def test_half_of_a_bundle_zeroed_is_told_in_time(tmp_path: Path) -> None:
-    """VMP-SEG-1: an interrupted download; the tables are walked once, not for every segment."""
-    source = tmp_path / "disk.raw"
-    source.write_bytes(os.urandom(48 * MIB))
-    path = write_bundle(tmp_path / "x.vmpack", [("root", source, 4096), ("more", source, 4096)])
-    path.chmod(0o644)
-    with Bundle.open(path) as opened:
-        start, size = opened.manifest.pool_offset, opened.manifest.pool_size
-        frames = opened.index().frame_count
-    with path.open("r+b") as file:
-        file.seek(start + size // 2)
-        file.write(bytes(size - size // 2))
-    begin = time.process_time()
-    with Bundle.open(path) as opened:
-        found = list(opened.check(workers=2))
-    assert time.process_time() - begin < 10
-    assert len(found) == 1001
-    assert all(one.guest_offset is not None for one in found[:1000])
-    told = int(found[-1].message.split()[1])
-    assert abs(told + 1000 - frames) <= 4, "both disks have each of half of the clusters"
+def test_a_window_beyond_the_limit_is_refused() -> None:
+    """VMP-LIMIT-1: at 4 KiB clusters a window ends at 4 TiB."""
+    tables = TableWriter(cluster_bits=12, virtual_size=MIB)
+    tables.set(0, compressed_entry(4096, 100, 12))
+    with pytest.raises(UnsupportedError, match="too many") as caught:
+        tables.layout(4 * TIB, refcount_order=5)
+    assert "cluster size" in (caught.value.hint or "")
+    tables.close()
+    near = TableWriter(cluster_bits=12, virtual_size=MIB)
+    near.set(0, compressed_entry(4096, 100, 12))
+    assert near.layout(4 * TIB - 64 * MIB, refcount_order=5).end < 4 * TIB
+    near.close()
