@@ -135,6 +135,11 @@ def test_every_layer_of_a_window_is_read_only_and_follows_no_name() -> None:
     assert kept["cache"]["no-flush"] is False
 
 
+def test_a_bundle_on_a_block_device_is_opened_as_one() -> None:
+    view = nodes(build_argv(plan(devices=frozenset({7}))), "-blockdev")[0]
+    assert view["file"]["file"]["driver"] == "host_device"
+
+
 BUSES = (
     ("virtio-blk", {"driver": "virtio-blk-pci", "bus": "pcie.0", "addr": "14.0"}),
     ("nvme", {"driver": "nvme", "bus": "pcie.0", "addr": "14.0"}),

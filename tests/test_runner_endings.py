@@ -9,6 +9,8 @@ from vmpack.machine.names import Ending as Expected
 from vmpack.runner import endings
 from vmpack.runner.endings import QUIET_S, Resets, Sample, Stall
 from vmpack.runner.options import EXIT_CODES, Ending, Kind
+from vmpack.runner.process import ChildProcess
+from vmpack.runner.watch import Clock
 
 SHUTDOWNS: tuple[tuple[str, Expected | None, bool, bool, Kind], ...] = (
     # reason, expected ending, something awaited, interrupted -> kind
@@ -148,3 +150,27 @@ REGISTERS = {
 @pytest.mark.parametrize("text", REGISTERS)
 def test_only_cpus_without_interrupts_cannot_wake(text: str) -> None:
     assert endings.cannot_wake(text) is REGISTERS[text]
+
+
+def test_time_without_a_cpu_does_not_count_but_some_always_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wall, starved = 100.0, 0.0
+    monkeypatch.setattr("vmpack.runner.watch.time.monotonic", lambda: wall)
+
+    class Starved(ChildProcess):
+        def __init__(self) -> None:
+            """No process: only its clock."""
+
+        def starved_seconds(self) -> float:
+            return starved
+
+    clock = Clock(Starved())
+    wall += 10
+    assert clock.read() == pytest.approx(10)
+    wall, starved = wall + 10, starved + 6
+    assert clock.read() == pytest.approx(14)
+    wall, starved = wall + 10, starved + 30
+    assert clock.read() == pytest.approx(16.5)
+    wall, starved = wall + 1, starved - 20
+    assert clock.read() == pytest.approx(17.5)

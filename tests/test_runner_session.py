@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -102,7 +104,34 @@ def test_a_damaged_cluster_is_an_error_for_the_guest_never_wrong_data(tmp_path: 
     frame = content.index(b"\x28\xb5\x2f\xfd")
     content[frame + 40] ^= 0x40
     bundle.write_bytes(content)
-    assert ending_of(bundle).kind == "no-boot-device"
+    ending = ending_of(bundle)
+    assert ending.kind == "no-boot-device"
+    assert "reads of its disks failed: vmpack check" in ending.message
+
+
+def test_an_error_of_the_listener_ends_the_wait(tmp_path: Path) -> None:
+    def listen(data: bytes) -> None:
+        raise BrokenPipeError
+
+    bundle = sector_bundle(tmp_path, "hang")
+    with pytest.raises(BrokenPipeError):
+        in_session(bundle, lambda session: session.wait(), on_console=listen)
+
+
+def test_ports_are_forwarded_on_loopback(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = RunOptions(accel="tcg", forwards=((port, 22),))
+
+    async def work(session: Session) -> str:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.close()
+        await writer.wait_closed()
+        return str(await session.qmp("human-monitor-command", **{"command-line": "info usernet"}))
+
+    bundle = sector_bundle(tmp_path, "hang", '[[nic]]\nmodel = "virtio-net"')
+    listed = in_session(bundle, work, options=options)
+    assert re.search(rf"127\.0\.0\.1 +{port} ", listed), listed
 
 
 def test_a_qemu_that_dies_is_no_ending_of_the_guest(tmp_path: Path) -> None:
@@ -169,6 +198,8 @@ def test_the_bundle_stays_as_it_is_and_nothing_is_left(
     async def work(session: Session) -> tuple[Ending, list[str]]:
         return await session.wait(), os.listdir(scratch)
 
+    with pytest.raises(PinUnavailableError):
+        ending_of(sector_bundle(tmp_path, "hang", 'machine = "pc-q35-99.0"'))
     ending, during = in_session(bundle, work)
     assert ending.kind == "shutdown"
     assert during == os.listdir(scratch) == []

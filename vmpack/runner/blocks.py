@@ -27,10 +27,10 @@ def block_nodes(plan: Plan) -> Iterator[Node]:
             "driver": plan.firmware.code_format,
             "node-name": CODE,
             "read-only": True,
-            "file": _file(plan.fdsets["code"], read_only=True),
+            "file": _file(plan, "code", read_only=True),
         }
     if "nvram" in plan.fdsets:
-        file = _file(plan.fdsets["nvram"], read_only=False)
+        file = _file(plan, "nvram", read_only=False)
         yield {"driver": "raw", "node-name": NVRAM, "read-only": False, "file": file}
     for number, disk in enumerate(plan.config.disks or ()):
         if not disk.empty:
@@ -73,7 +73,7 @@ def _disk_nodes(plan: Plan, number: int, disk: hw.Disk) -> Iterator[Node]:
             "offset": offset,
             "size": size,
             "read-only": True,
-            "file": _file(plan.fdsets[f"disk:{disk.id}"], read_only=True),
+            "file": _file(plan, f"disk:{disk.id}", read_only=True),
         },
     }
     if is_written(disk):
@@ -85,9 +85,11 @@ def _disk_nodes(plan: Plan, number: int, disk: hw.Disk) -> Iterator[Node]:
             "backing": f"disk{number}",
             # What is thrown away with the machine need not survive a crash of the host.
             "cache": {"direct": False, "no-flush": not plan.durable},
-            "file": _file(plan.fdsets[f"overlay:{disk.id}"], read_only=False),
+            "file": _file(plan, f"overlay:{disk.id}", read_only=False),
         }
 
 
-def _file(fdset: int, *, read_only: bool) -> Node:
-    return {"driver": "file", "filename": f"/dev/fdset/{fdset}", "read-only": read_only}
+def _file(plan: Plan, role: str, *, read_only: bool) -> Node:
+    number = plan.fdsets[role]
+    driver = "host_device" if number in plan.devices else "file"
+    return {"driver": driver, "filename": f"/dev/fdset/{number}", "read-only": read_only}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from vmpack.runner.tpm import TpmEmulator
 
 __all__ = ["Files", "Host", "find_blob", "find_host", "plan_of"]
+
+LOW_PORTS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +168,13 @@ def plan_of(
         fdsets=files.fdsets,
         inherited=files.inherited,
         sockets=files.sockets,
+        devices=frozenset(number for number, fd in files.inherited.items() if _is_device(fd)),
         durable=storage.durable,
     )
+
+
+def _is_device(fd: int) -> bool:
+    return stat.S_ISBLK(os.fstat(fd).st_mode)
 
 
 def _add_disks(files: Files, bundle: Bundle, config: MachineConfig, storage: Storage) -> None:
@@ -223,8 +231,9 @@ async def keep_tpm(tpm: TpmEmulator, process: ChildProcess, storage: Storage) ->
 def start_qemu(plan: Plan, files: Files) -> ChildProcess:
     """QEMU, paused, with its ends of the sockets. See :func:`vmpack.runner.process.spawn`."""
     devices = ["/dev/kvm"] if plan.accel == "kvm" else []
-    # A window belongs to the user's own desktop.
-    user = None if plan.options.display else plain_user(plan.qemu.prefix, devices=devices)
+    # A window belongs to the user's own desktop, and low ports belong to root.
+    own = plan.options.display or any(port < LOW_PORTS for port, _ in plan.options.forwards)
+    user = None if own else plain_user(plan.qemu.prefix, devices=devices)
     process = spawn(build_argv(plan), inherit=files.descriptors, user=user)
     files.handed_over()
     return process

@@ -125,6 +125,8 @@ class Plan:
     """Number of an fdset -> descriptor of this process that QEMU inherits as its member."""
     sockets: Mapping[str, int] = field(default_factory=dict)
     """``qmp``, ``agent``, ``tpm`` -> descriptor of this process that QEMU inherits."""
+    devices: frozenset[int] = frozenset()
+    """Numbers of the fdsets that are block devices of the host, not regular files."""
     durable: bool = False
     """The overlays outlive the run: QEMU flushes them when the guest asks for it."""
 

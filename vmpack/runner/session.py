@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vmpack.binary import escape
@@ -21,7 +21,7 @@ from vmpack.runner.console import Console
 from vmpack.runner.devices import unplugged
 from vmpack.runner.launch import Files, Host, find_host, keep_tpm, plan_of, start_qemu, start_tpm
 from vmpack.runner.milestones import Detector
-from vmpack.runner.options import Ending, Kind, Plan, Qemu, RunOptions
+from vmpack.runner.options import EXIT_CODES, Ending, Kind, Plan, Qemu, RunOptions
 from vmpack.runner.process import ChildProcess
 from vmpack.runner.qmp import Event, Qmp
 from vmpack.runner.scratch import Scratch, Storage
@@ -72,6 +72,7 @@ class Session:
         self._shutdown: str | None = None
         self._stopped: str | None = None
         self._halted = False
+        self._unread = 0
         self.suspended = False
         """The guest sleeps (S3): it does nothing, and can be woken."""
         self._resets = endings.Resets()
@@ -81,6 +82,7 @@ class Session:
         self._started = time.monotonic()
         self._clock = Clock(process)
         self._agent: Agent | None = None
+        self._followers: list[asyncio.Task[None]] = []
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -124,8 +126,8 @@ class Session:
             session = cls(plan, host, files, console, log, process)
             stack.push_async_callback(session._close)
             console.listen(session._on_output)
-            followers = [asyncio.create_task(each.follow()) for each in (console, log)]
-            stack.push_async_callback(_cancel, followers)
+            session._followers = [asyncio.create_task(each.follow()) for each in (console, log)]
+            stack.push_async_callback(_cancel, session._followers)
             await session._begin()
             yield session
 
@@ -227,6 +229,10 @@ class Session:
             while True:
                 if until is not None and until(self.console):
                     return await self._ending("expected", "came as far as expected")
+                for follower in self._followers:
+                    if follower.done():
+                        # Whoever listens to the console has failed: that is the caller's error.
+                        follower.result()
                 if self._halted:
                     await self._ask_why()
                 verdict = self._verdict(watch) or await watch.look()
@@ -286,6 +292,8 @@ class Session:
         trouble = self.detector.trouble
         if kind == "panic" and trouble is not None and trouble.kind == "panic":
             message = trouble.message
+        if self._unread and EXIT_CODES[kind]:
+            message += f"; {self._unread} reads of its disks failed: vmpack check says more"
         picture = None
         if self.process.returncode is None:
             with contextlib.suppress(OperationError, InfrastructureError):
@@ -321,6 +329,8 @@ class Session:
             self._looping = self._resets.add(self.seconds) or self._looping
         elif name == "BLOCK_IO_ERROR" and data.get("action") == "stop":
             self._stopped = f"the host cannot store what the guest writes: {data.get('reason')}"
+        elif name == "BLOCK_IO_ERROR" and data.get("operation") == "read":
+            self._unread += 1
         elif name in ("SUSPEND", "WAKEUP"):
             self.suspended = name == "SUSPEND"
         elif name == "STOP":
@@ -339,7 +349,7 @@ class Session:
         await self._qmp.close()
 
 
-async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
     """Cancel tasks and take their ends, whatever they are, so that none is reported as lost."""
     for task in tasks:
         task.cancel()
