@@ -289,6 +289,7 @@ class Session:
     async def _ending(self, kind: Kind, message: str) -> Ending:
         seconds = self.seconds
         await self.console.drain()
+        await self.firmware_log.drain()
         trouble = self.detector.trouble
         if kind == "panic" and trouble is not None and trouble.kind == "panic":
             message = trouble.message
