@@ -108,9 +108,11 @@ class Console:
         _LIBC.fallocate64(self._file, mode, ctypes.c_longlong(begin), size)
 
     async def drain(self) -> None:
-        """Read everything that QEMU has written; for when it writes no more."""
-        while await self.poll():
-            pass
+        """Read everything that QEMU has written until now."""
+        if not self._closed:
+            end = os.fstat(self._file).st_size
+            while self.total < end and await self.poll():
+                pass
 
     async def wait_for(self, wanted: Wanted, timeout_s: float, *, after: int = 0) -> bool:
         """Whether ``wanted`` appears in the output from position ``after`` on, in that time.
