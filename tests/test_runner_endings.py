@@ -141,8 +141,9 @@ def test_a_busy_machine_without_output_is_given_up_too() -> None:
 REGISTERS = {
     "CPU#0\nEAX=0\nEIP=00007c2b EFL=00000046 [---Z-P-] CPL=0 II=0 A20=1 SMM=0 HLT=1": True,
     "RIP=ffffffff810 RFL=00000246 [---Z-P-] HLT=1": False,
-    "EFL=00000046\nRFL=00000202": False,
-    "EFL=00000046\nRFL=00000002": True,
+    "RFL=00000046 HLT=1\nRFL=00000202 HLT=1": False,
+    "EFL=00000046 HLT=1\nRFL=00000002 HLT=1": True,
+    "RFL=00000046 HLT=1\nRFL=00000046 HLT=0": False,
     "nothing": False,
 }
 

@@ -205,11 +205,16 @@ class Stall:
         )
 
 
-_FLAGS = re.compile(r"\b[ER]FL=([0-9a-f]+)")
+_FLAGS = re.compile(r"\b[ER]FL=([0-9a-f]+).*\bHLT=([01])")
 INTERRUPT_FLAG = 0x200
 
 
 def cannot_wake(registers: str) -> bool:
-    """Whether every CPU of ``info registers -a`` has interrupts off: halted, it stays so."""
-    flags = [int(text, 16) for text in _FLAGS.findall(registers)]
-    return bool(flags) and not any(value & INTERRUPT_FLAG for value in flags)
+    """Whether every CPU of ``info registers -a`` is halted with interrupts off: it stays so.
+
+    One that is not halted is within an interrupt that it handles, as an idle one now and then is.
+    """
+    cpus = [(int(flags, 16), halted) for flags, halted in _FLAGS.findall(registers)]
+    return bool(cpus) and all(
+        halted == "1" and not flags & INTERRUPT_FLAG for flags, halted in cpus
+    )
