@@ -45,7 +45,12 @@ class Root:
         return name
 
     def describe(
-        self, name: str, features: tuple[str, ...] = (), *, etc: bool = False, **changes: object
+        self,
+        name: str,
+        features: tuple[str, ...] = (),
+        *,
+        etc: bool = False,
+        changes: Mapping[str, object] | None = None,
     ) -> None:
         """A descriptor whose code is ``/fw/NAME``; ``changes`` replace parts of it."""
         mapping = {
@@ -62,7 +67,10 @@ class Root:
             "tags": [],
         }
         folder = "etc" if etc else "usr/share"
-        self.put(f"{folder}/qemu/firmware/{name}.json", json.dumps(document | changes).encode())
+        self.put(
+            f"{folder}/qemu/firmware/{name}.json",
+            json.dumps(document | dict(changes or {})).encode(),
+        )
 
     def chosen(self, toml: str = UEFI, nvram: bytes | None = None) -> str:
         """Name of the code that is chosen for a machine."""
@@ -118,7 +126,7 @@ def _digest(config: MachineConfig, digest: str) -> MachineConfig:
 
 def test_without_secure_boot_a_build_that_lacks_it_comes_first(root: Root) -> None:
     root.describe("10-keys", ("secure-boot", "requires-smm", "enrolled-keys"))
-    with pytest.raises(FirmwareMissingError, match="no UEFI firmware for pc-q35-7.2") as error:
+    with pytest.raises(FirmwareMissingError, match=r"no UEFI firmware for pc-q35-7\.2") as error:
         root.chosen()
     assert "ovmf" in (error.value.hint or "")
     root.describe("20-secure", ("secure-boot", "requires-smm"))
@@ -144,7 +152,7 @@ def test_among_equals_the_one_with_the_nvrams_size_is_taken(root: Root) -> None:
     small = {"filename": root.put("/fw/small", ovmf("OVMF_VARS.fd")), "format": "raw"}
     code = {"filename": root.put("/fw/20-small", CODE), "format": "raw"}
     mapping = {"device": "flash", "executable": code, "nvram-template": small}
-    root.describe("20-small", mapping=mapping)
+    root.describe("20-small", changes={"mapping": mapping})
     assert root.chosen() == "10-large"
     assert root.chosen(nvram=ovmf("OVMF_VARS.fd")) == "20-small"
     assert root.chosen(nvram=ovmf("OVMF_VARS_4M.fd")) == "10-large"
@@ -176,7 +184,7 @@ def test_the_administrators_folder_masks_the_distributions(root: Root) -> None:
 def test_what_does_not_fit_the_machine_is_passed_over(
     root: Root, changes: Mapping[str, object]
 ) -> None:
-    root.describe("10-odd", **changes)
+    root.describe("10-odd", changes=changes)
     root.put("usr/share/qemu/firmware/15-broken.json", b"{")
     root.describe("20-right")
     assert root.chosen() == "20-right"

@@ -9,6 +9,7 @@ swtpm 0.7 to 0.10, version 1. Integers of the layout are little-endian, of the s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -152,12 +153,14 @@ async def _greet(emulator: TpmEmulator, ours: socket.socket) -> None:
         async with asyncio.timeout(ANSWER_S):
             await loop.sock_sendall(ours, GET_CAPABILITY)
             answer = await loop.sock_recv(ours, ANSWER_SIZE)
-            if not answer:
-                await emulator.process.wait()
     except (OSError, TimeoutError):
         answer = b""
     ours.setblocking(True)
     if not answer:
+        # Its words come with its end, which is near when it hangs up.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_S):
+                await emulator.process.wait()
         words = " ".join(escape(emulator.process.stderr[-500:]).split())
         raise InfrastructureError(
             f"swtpm did not start: {words or 'it says nothing'}",
