@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vmpack.bundle import Bundle
@@ -255,19 +255,17 @@ async def _finish(session: Session) -> Ending:
     if session.plan.durable:
         await session.powerdown()
         ending = await session.wait(None, SHUTDOWN_S)
-        if ending.kind != "shutdown":
-            return ending
+        if ending.reason == "guest-shutdown":
+            # Whatever its config expects of it: this one was asked for.
+            message = "the guest shut down, its work done"
+            return replace(ending, kind="expected", message=message)
+        return ending
     return await session.wait(lambda _console: True)
 
 
 def _may_save(ending: Ending) -> bool:
-    """A machine that was torn away or never ran well is not worth a bundle."""
-    if ending.kind in ("expected", "shutdown"):
-        return True
-    if ending.kind == "interrupted":
-        # A guest that shut down because it was asked to has written everything.
-        return ending.reason == "guest-shutdown"
-    return False
+    """Only a guest that shut down has written everything, whoever asked it to."""
+    return ending.reason == "guest-shutdown"
 
 
 @contextmanager
