@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vmpack.bundle.structs import HEADER_SIZE, MAX_SEGMENT, RECORD, RECORD_SIZE
 from vmpack.errors import DamagedError
@@ -17,8 +17,7 @@ from vmpack.errors import DamagedError
 _FIRST_SLOTS = 1 << 12
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """A stored cluster: ``size`` bytes at ``offset`` that decode to ``1 << cluster_bits`` bytes."""
 
     offset: int
@@ -31,8 +30,7 @@ class Frame:
         return self.offset + self.size
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """``size`` stored bytes at ``offset`` and their SHA-256."""
 
     offset: int
@@ -103,7 +101,7 @@ class FrameIndex:
 
     def frame(self, number: int) -> Frame:
         """The frame with this number."""
-        return Frame(*RECORD.unpack_from(self.records, number * RECORD_SIZE))
+        return Frame._make(RECORD.unpack_from(self.records, number * RECORD_SIZE))
 
 
 class DigestIndex:
@@ -119,13 +117,15 @@ class DigestIndex:
 
     def frame(self, number: int) -> Frame:
         """Frame ``number``, ascending by offset."""
-        return Frame(*RECORD.unpack_from(self._raw, number * RECORD_SIZE))
+        return Frame._make(RECORD.unpack_from(self._raw, number * RECORD_SIZE))
 
     def frames(self) -> Iterator[Frame]:
         """All frames, ascending by offset."""
+        return map(Frame._make, self._frame_records())
+
+    def _frame_records(self) -> Iterator[tuple[int, int, int, bytes]]:
         end = self.frame_count * RECORD_SIZE
-        for record in RECORD.iter_unpack(memoryview(self._raw)[:end]):
-            yield Frame(*record)
+        return RECORD.iter_unpack(memoryview(self._raw)[:end])
 
     def segments(self) -> Iterator[Segment]:
         """All segments, ascending by offset."""
@@ -136,7 +136,7 @@ class DigestIndex:
     def offsets(self) -> array[int]:
         """The offset of every frame, ascending; computed once."""
         if self._offsets is None:
-            self._offsets = array("Q", (frame.offset for frame in self.frames()))
+            self._offsets = array("Q", [record[0] for record in self._frame_records()])
         return self._offsets
 
     def at(self, offset: int) -> int | None:
@@ -159,15 +159,14 @@ class DigestIndex:
 
         Raises :class:`DamagedError` with the offset of the record that breaks the rule.
         """
-        position = pool[0]
-        for number, frame in enumerate(self.frames()):
-            good = position <= frame.offset and frame.end <= pool[1]
-            if not good or not 12 <= frame.cluster_bits <= 21:
+        position, limit = pool
+        for number, (offset, size, bits, _) in enumerate(self._frame_records()):
+            if offset < position or offset + size > limit or not 12 <= bits <= 21:
                 raise self._error(number, "frame outside the pool or out of order", "VMP-IDX-2")
             # What a compressed cluster's descriptor can say, wherever the frame begins.
-            if not 0 < frame.size <= (2 << frame.cluster_bits) - 512:
-                raise self._error(number, f"frame of {frame.size} bytes", "VMP-IDX-4")
-            position = frame.end
+            if not 0 < size <= (2 << bits) - 512:
+                raise self._error(number, f"frame of {size} bytes", "VMP-IDX-4")
+            position = offset + size
         position = HEADER_SIZE
         for number, segment in enumerate(self.segments(), self.frame_count):
             if any(self._raw[number * RECORD_SIZE + 12 : number * RECORD_SIZE + 16]):
