@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vmpack.errors import VmpackError
 from vmpack.runner.options import Accel, Firmware, Plan, Qemu, RunOptions
-from vmpack.runner.qemu import cpu_features, cpu_models, features, missing_devices
+from vmpack.runner.qemu import VARIABLE, cpu_features, cpu_models, features, missing_devices
 
 if TYPE_CHECKING:
     from vmpack.machine import MachineConfig
@@ -81,9 +81,7 @@ def _machine(config: MachineConfig, qemu: Qemu) -> Pin:
     version = ".".join(map(str, has.version))
     found = has.machines.get(name)
     if found is None:
-        newer = _number(name) > has.version[:2]
-        what = "is too old for it" if newer else "no longer has it"
-        hint = "install a newer QEMU" if newer else REPACK
+        what, hint = _why_absent(name, has.version[:2])
         return Pin("machine", name, "unavailable", f"QEMU {version} {what}", hint)
     cpu = config.cpu
     count = (cpu.sockets or 1) * (cpu.dies or 1) * (cpu.cores or 1) * (cpu.threads or 1)
@@ -96,6 +94,17 @@ def _machine(config: MachineConfig, qemu: Qemu) -> Pin:
         hint = "pack the machine again with a newer machine type before then, and verify it"
         return Pin("machine", name, "deprecated", message, hint)
     return Pin("machine", name, "available", f"QEMU {version} has it")
+
+
+def _why_absent(machine: str, qemu: tuple[int, ...]) -> tuple[str, str]:
+    """What a QEMU of this version is said about a machine type that it lacks, and a hint."""
+    major, minor = _number(machine)
+    if (major, minor) > qemu:
+        return "is too old for it", "install a newer QEMU"
+    if (major + LIFETIME, minor) <= qemu:
+        return "no longer has it", REPACK
+    # Red Hat's builds have machine types of their own.
+    return "was built without it", f"name a QEMU as its project builds it with {VARIABLE}"
 
 
 def _number(machine: str) -> tuple[int, ...]:
