@@ -114,6 +114,8 @@ def test_a_pattern_of_stars_takes_linear_time() -> None:
         (b"\x1b[0m\x1b[37m\x1b[40mShell> ", "firmware-shell"),
         (b"GRUB loading.\r\nerror: no such partition.\r\ngrub rescue> ", "bootloader-prompt"),
         (b"\x1b[1;1Hgrub> ", "bootloader-prompt"),
+        # OVMF shows on the serial port what GRUB writes to the screen, and GRUB writes there too.
+        (b"\r\n\r\ngrub>grub>  ", "bootloader-prompt"),
         (b"SYSLINUX 6.04\r\nboot: ", "bootloader-prompt"),
         (b"[ 1.0] Kernel panic - not syncing: VFS: Unable to mount root fs\r\n", "panic"),
         (b"You are in emergency mode. After logging in, type\r\n", "unexpected"),

@@ -132,7 +132,7 @@ TROUBLES: tuple[tuple[Kind, re.Pattern[str], str], ...] = (
     ),
     (
         "bootloader-prompt",
-        re.compile(r"^(?:grub(?: rescue)?> *$|boot: *$|Minimal BASH-like line editing)"),
+        re.compile(r"^(?:(?:grub(?: rescue)?> *){1,2}$|boot: *$|Minimal BASH-like line editing)"),
         "the boot loader stopped at its prompt",
     ),
     (
