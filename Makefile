@@ -11,7 +11,7 @@ help:  ## list these targets
 setup:  ## install what is missing: Debian packages, a virtual environment with vmpack in it
 	@tools/setup.sh
 
-demo: setup  ## pack a real Debian machine into one file, look at it, take it out again
+demo: setup  ## pack a real Debian machine into one file, boot it from there, take it out again
 	@tools/build.sh debian
 	@$(PYTHON) tools/demo.py
 

@@ -64,8 +64,9 @@ def _lines(console: Console, result: VerifyResult) -> Iterator[str]:
 
 
 def _milestones(boot: Boot) -> Iterator[str]:
-    expected = {one.name for one in boot.reached}
-    others = [one for one in boot.seen if one.name not in expected and " " not in one.name]
+    # What was recognised by itself is told where it adds something to what was expected.
+    expected = {one.seconds for one in boot.reached}
+    others = [one for one in boot.seen if one.seconds not in expected and " " not in one.name]
     timed = [(one.seconds, escape(one.name)) for one in boot.reached]
     timed += [(one.seconds, f"({escape(one.name)})") for one in others]
     rows = [(f"{seconds:.1f} s", name) for seconds, name in sorted(timed)]
