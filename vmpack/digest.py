@@ -45,16 +45,17 @@ def leaf_digests(offset: int, data: bytes) -> list[tuple[int, bytes]]:
 
     The last leaf is zero-padded. Releases the interpreter's lock while it hashes.
     """
-    first = offset // LEAF
-    if len(data) == LEAF:
-        return [] if data == _ZERO_LEAF else [(first, hashlib.sha256(data).digest())]
+    first, length = offset // LEAF, len(data)
     leaves = []
-    for number, begin in enumerate(range(0, len(data), LEAF), first):
-        leaf = data[begin : begin + LEAF]
-        if len(leaf) < LEAF:
-            leaf += bytes(LEAF - len(leaf))
-        if leaf != _ZERO_LEAF:
-            leaves.append((number, hashlib.sha256(leaf).digest()))
+    # Slices of a view are not copied; what starts with zeros is compared where it lies.
+    view = memoryview(data)
+    for number, begin in enumerate(range(0, length, LEAF), first):
+        if begin + LEAF <= length:
+            if not data.startswith(_ZERO_LEAF, begin):
+                leaves.append((number, hashlib.sha256(view[begin : begin + LEAF]).digest()))
+        elif data.count(0, begin) < length - begin:
+            padded = data[begin:] + bytes(begin + LEAF - length)
+            leaves.append((number, hashlib.sha256(padded).digest()))
     return leaves
 
 

@@ -49,6 +49,7 @@ def check_bundle(
             return
         yield from _check_structure(bundle, index)
         if full:
+            yield from _check_config(bundle)
             yield from _check_frames(bundle, index, pool, count, progress)
             yield from _check_contents(bundle, index, count, progress)
 
@@ -149,23 +150,27 @@ def _check_view(bundle: Bundle, index: DigestIndex, disk: Disk) -> Iterator[Find
         )
 
 
-def _check_machine(bundle: Bundle) -> Iterator[Finding]:
-    """The config is valid, speaks of these disks, and ``machine-id`` is its digest."""
-    from vmpack.machine import machine_id
-
-    manifest = bundle.manifest
+def _check_config(bundle: Bundle) -> Iterator[Finding]:
+    """The config is one that the schema allows."""
     try:
-        observable = bundle.config.observable()
+        _ = bundle.config
     except VmpackError as exc:
         yield _finding(exc)
-        return
+
+
+def _check_machine(bundle: Bundle) -> Iterator[Finding]:
+    """The config speaks of these disks, and ``machine-id`` is its digest."""
+    from vmpack.machine.identity import machine_id
+    from vmpack.machine.plain import disk_ids, observable
+
+    manifest = bundle.manifest
     wanted = machine_id(
-        observable,
+        observable(manifest.config),
         [(disk.id, disk.content_digest) for disk in manifest.disks],
         nvram=manifest.blob_sha256(NVRAM),
         tpm_state=manifest.blob_sha256(TPM_STATE),
     )
-    drives = {disk.id for disk in bundle.config.disks or () if not disk.empty}
+    drives = disk_ids(manifest.config)
     if drives != {disk.id for disk in manifest.disks}:
         yield Finding(
             "corruption",

@@ -32,12 +32,7 @@ from vmpack.machine.names import Architecture, Hypervisor
 from vmpack.machine.rules import conflicts
 from vmpack.machine.scalars import Bool, MachineType, Memory, Name, NoBoolean, Part, Text, Uuid
 
-__all__ = ["NOT_OBSERVABLE", "MachineConfig"]
-
-NOT_OBSERVABLE = frozenset(
-    {"version", "name", "description", "guest-os", "expected", "verify", "ova", "verbatim"}
-)
-"""Fields that the guest cannot observe: they are no part of the ``machine-id``."""
+__all__ = ["MachineConfig"]
 
 
 class MachineConfig(Part):
@@ -151,18 +146,12 @@ class MachineConfig(Part):
 
     def to_toml(self) -> str:
         """TOML that :meth:`from_toml` reads back to an equal config."""
-        import tomli_w
+        from vmpack.machine.plain import toml_text
 
-        from vmpack.units import GiB, MiB
-
-        data = self.to_json_dict()
-        if self.memory is not None:
-            whole = self.memory % GiB == 0
-            data["memory"] = f"{self.memory // GiB}G" if whole else f"{self.memory // MiB}M"
-        return tomli_w.dumps(data, multiline_strings=False)
+        return toml_text(self.to_json_dict())
 
     def observable(self) -> dict[str, Any]:
         """What the guest can observe, as JSON types: the part that makes the ``machine-id``."""
-        return {
-            key: value for key, value in self.to_json_dict().items() if key not in NOT_OBSERVABLE
-        }
+        from vmpack.machine.plain import observable
+
+        return observable(self.to_json_dict())

@@ -10,6 +10,7 @@ from typing import Literal
 from vmpack.bundle.manifest import Disk
 from vmpack.bundle.reader import Bundle
 from vmpack.errors import DamagedError, OutputError, UsageError, from_os_error
+from vmpack.machine.plain import toml_text
 from vmpack.output import Output
 from vmpack.progress import SILENT, Progress
 
@@ -63,7 +64,7 @@ def unpack(
         raise UsageError(f"unknown target {to!r}", hint="targets are raw and qcow2")
     folder = os.fspath(out_dir)
     with Bundle.open(bundle) as opened, ExitStack() as stack:
-        config = opened.config.to_toml().encode()
+        config = toml_text(opened.manifest.config).encode()
         if not force:
             _require_absent(opened, folder, to)
         made = _make_folder(folder)

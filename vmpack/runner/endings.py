@@ -25,6 +25,8 @@ LOOP = 3
 """So many resets in a row are a loop."""
 LOOP_S = 300.0
 """A machine that ran longer than this between two resets was not looping."""
+SAME_S = 1.0
+"""Resets closer together are one: Linux pulses the line, and SeaBIOS resets once more."""
 IDLE_SHARE = 0.05
 """An idle Linux takes 1 to 3% of a CPU under TCG."""
 STOPPED_S = 2.0
@@ -137,13 +139,15 @@ class Resets:
     def __init__(self) -> None:
         self.total = 0
         self._row = 0
-        self._last = 0.0
+        self._last = float("-inf")
 
     def add(self, seconds: float) -> bool:
-        """Another reset at ``seconds`` of the run; whether the machine is looping."""
-        self.total += 1
-        self._row = 1 if seconds - self._last > LOOP_S else self._row + 1
-        self._last = seconds
+        """Another RESET event at ``seconds`` of the run; whether the machine is looping."""
+        since = seconds - self._last
+        if since >= SAME_S:
+            self.total += 1
+            self._row = 1 if since > LOOP_S else self._row + 1
+            self._last = seconds
         return self._row >= LOOP
 
     def forgive(self) -> None:

@@ -327,7 +327,7 @@ class Session:
             # A machine that pauses at its end sends no SHUTDOWN for this one.
             self._shutdown = "guest-panic"
         elif name == "RESET" and data.get("guest"):
-            self._looping = self._resets.add(self.seconds) or self._looping
+            self._looping = self._resets.add(self._clock.read()) or self._looping
         elif name == "BLOCK_IO_ERROR" and data.get("action") == "stop":
             self._stopped = f"the host cannot store what the guest writes: {data.get('reason')}"
         elif name == "BLOCK_IO_ERROR" and data.get("operation") == "read":
