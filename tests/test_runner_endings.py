@@ -100,6 +100,14 @@ def test_three_resets_in_a_row_are_a_loop_unless_somebody_typed_or_time_passed()
     assert resets.total == 4
 
 
+def test_one_reboot_that_gives_several_events_is_one() -> None:
+    resets = Resets()
+    assert not any(resets.add(at) for at in (9.0, 9.1, 9.2, 9.9))
+    assert resets.total == 1
+    assert not any(resets.add(at) for at in (10.0, 10.1, 10.9))
+    assert resets.add(11.0)
+
+
 def follow(stall: Stall, seconds: range, **rates: float) -> None:
     for second in seconds:
         stall.add(

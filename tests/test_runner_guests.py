@@ -24,7 +24,7 @@ async def log_in(session: Session) -> None:
     assert await session.console.wait_for("# ", 60, after=typed)
 
 
-def test_bios_login_typing_and_ctrl_c(guest_bios: Path, tmp_path: Path) -> None:
+def test_bios_login_typing_reboot_and_ctrl_c(guest_bios: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bios.vmpack"
     pack([guest_bios], bundle)
     before = bundle.read_bytes()
@@ -39,6 +39,12 @@ def test_bios_login_typing_and_ctrl_c(guest_bios: Path, tmp_path: Path) -> None:
         assert numbers == list(range(1, 2001))
         assert session.detector.has("kernel")
         assert session.detector.has("login")
+        rebooted = session.console.total
+        await session.send(b"reboot\n")
+        again = await session.wait(
+            lambda console: b"vmpack-small login:" in console.since(rebooted)
+        )
+        assert (again.kind, again.resets) == ("expected", 1)
         await session.interrupt()
         return await session.wait()
 
