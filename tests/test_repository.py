@@ -18,9 +18,11 @@ ROOT = Path(__file__).resolve().parents[1]
 TARGETS = {"help", "setup", "demo", "test", "bench", "fuzz", "lint", "hosts", "guests", "clean"}
 LAYERS = (
     {"errors", "units", "extent", "binary", "source", "progress", "digest", "output", "copy"}
-    | {"memory", "pipeline", "formats.base"},
+    | {"batches", "memory", "pipeline", "formats.base"},
     {"formats", "machine", "containers"},
-    {"bundle", "runner", "hypervisors", "verify"},
+    {"bundle"},
+    {"runner"},
+    {"hypervisors", "verify"},
     {"ops"},
     {"cli"},
 )

@@ -10,23 +10,20 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
+from vmpack.batches import Spans
 from vmpack.digest import LEAF, ContentDigest, leaf_digests
 from vmpack.errors import from_os_error
-from vmpack.extent import data_ranges
 from vmpack.formats.base import ImageReader, ImageWriter, Job
 from vmpack.pipeline import executor, ordered, worker_count
 from vmpack.progress import SILENT, Progress
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-BATCH = 2 << 20
-"""Bytes of guest disk that one worker takes at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,25 +33,6 @@ class CopyResult:
     content_digest: str | None
     data_bytes: int
     """Bytes of guest disk that were read; holes are not."""
-
-
-def batches(reader: ImageReader, unit: int, size: int = BATCH) -> Iterator[tuple[int, int]]:
-    """The reader's data as ``(offset, length)`` pieces of at most ``size`` bytes.
-
-    Each begins at a multiple of ``unit`` and ends at one, or at the disk's end.
-    """
-    step = max(size, unit) // unit * unit
-    for offset, length in data_ranges(reader.extents(), unit, reader.virtual_size):
-        position, end = offset, offset + length
-        while position < end:
-            take = min(end, (position // step + 1) * step) - position
-            yield position, take
-            position += take
-
-
-def data_bytes(reader: ImageReader, unit: int = LEAF) -> int:
-    """Bytes that :func:`batches` will give, for a progress bar's total."""
-    return sum(length for _, length in data_ranges(reader.extents(), unit, reader.virtual_size))
 
 
 def copy_image(
@@ -84,11 +62,12 @@ def copy_image(
         leaves = leaf_digests(offset, data) if digest else []
         return length, writing(path, writer.prepare, offset, data), leaves
 
-    progress.stage(label, data_bytes(reader, unit))
+    spans = Spans(reader, unit)
+    progress.stage(label, spans.total)
     with executor(count) as pool:
         writes: deque[Future[None]] = deque()
         try:
-            for length, prepared, leaves in ordered(pool, work, batches(reader, unit), 2 * count):
+            for length, prepared, leaves in ordered(pool, work, spans.batches(), 2 * count):
                 content.add(leaves)
                 total += length
                 for job in writer.emit(prepared):

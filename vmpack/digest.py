@@ -11,13 +11,13 @@ import hashlib
 import struct
 from typing import TYPE_CHECKING
 
+from vmpack.batches import LEAF as LEAF
 from vmpack.units import round_up
 
 if TYPE_CHECKING:
     from vmpack.formats.base import ImageReader
     from vmpack.progress import Progress
 
-LEAF = 65536
 PREFIX = "vmpack-content-v1:"
 _ZERO_LEAF = bytes(LEAF)
 _INDEX = struct.Struct("<Q")
@@ -63,7 +63,7 @@ def content_digest(
     reader: ImageReader, *, workers: int | None = None, progress: Progress | None = None
 ) -> str:
     """The content digest of a whole open image, its data read on ``workers`` threads."""
-    from vmpack.copy import batches
+    from vmpack.batches import batches
     from vmpack.pipeline import executor, ordered, worker_count
 
     digest = ContentDigest(reader.virtual_size)

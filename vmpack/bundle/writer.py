@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from vmpack.batches import Spans
 from vmpack.bundle.derived import DerivedDisk
 from vmpack.bundle.index import FrameIndex, Segment
 from vmpack.bundle.manifest import (
@@ -28,7 +29,7 @@ from vmpack.bundle.manifest import (
 from vmpack.bundle.pool import Batch, prepare
 from vmpack.bundle.stream import StoredStream
 from vmpack.bundle.structs import HEADER_SIZE, RECORD, RECORD_SIZE, Header
-from vmpack.copy import batches, data_bytes, write_all
+from vmpack.copy import write_all
 from vmpack.digest import LEAF, ContentDigest
 from vmpack.errors import UnsupportedError, UsageError
 from vmpack.formats.base import ImageReader, Job
@@ -125,8 +126,9 @@ class BundleWriter:
             data = reader.read(offset, length)
             return prepare(offset, data, cluster_size, self._index, compress)
 
-        progress.stage(label or f"packing {disk_id}", data_bytes(reader, unit))
-        for batch in ordered(self._threads, work, batches(reader, unit), 2 * self._workers):
+        spans = Spans(reader, unit)
+        progress.stage(label or f"packing {disk_id}", spans.total)
+        for batch in ordered(self._threads, work, spans.batches(), 2 * self._workers):
             content.add(batch.leaves)
             self._place(batch, packed, number + 1)
             progress.advance(batch.length)

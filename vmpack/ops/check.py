@@ -113,7 +113,7 @@ def _image(
     if not full or damaged:
         # The content of an image whose tables are wrong would only add echoes of that.
         return
-    from vmpack.copy import data_bytes
+    from vmpack.batches import data_bytes
     from vmpack.digest import content_digest
 
     try:

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vmpack import formats
-from vmpack.copy import CopyResult, copy_image, data_bytes, writing
+from vmpack.batches import data_bytes
+from vmpack.copy import CopyResult, copy_image, writing
 from vmpack.errors import DifferError, OutputError, UsageError, from_os_error
 from vmpack.extent import Extent, Kind
 from vmpack.formats.base import CreateOptions, Finding, Format, ImageInfo, ImageReader, OpenOptions

@@ -68,7 +68,7 @@ def info(
             documents.append(describe(current))
             current = getattr(current, "backing", None)
         if digest:
-            from vmpack.copy import data_bytes
+            from vmpack.batches import data_bytes
             from vmpack.digest import content_digest
 
             progress.stage("reading", data_bytes(reader))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
-from vmpack.copy import batches, data_bytes
+from vmpack.batches import Spans
 from vmpack.errors import UnsupportedError
 from vmpack.formats.base import ImageReader, OpenOptions
 from vmpack.ops.create import require_options, writable
@@ -73,10 +73,11 @@ def _data_clusters(
             if data[start : start + cluster] != zero[: length - start]
         ]
 
-    progress.stage("measuring", data_bytes(reader, cluster))
+    spans = Spans(reader, cluster)
+    progress.stage("measuring", spans.total)
     count = worker_count(workers)
     with executor(count) as pool:
-        for length, numbers in ordered(pool, work, batches(reader, cluster), 2 * count):
+        for length, numbers in ordered(pool, work, spans.batches(), 2 * count):
             yield from numbers
             progress.advance(length)
 

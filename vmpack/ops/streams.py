@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from vmpack.copy import BATCH, CopyResult, batches, data_bytes
-from vmpack.digest import LEAF, ContentDigest, leaf_digests
+from vmpack.batches import BATCH, LEAF, Spans
+from vmpack.copy import CopyResult
+from vmpack.digest import ContentDigest, leaf_digests
 from vmpack.errors import from_os_error
 from vmpack.formats.base import ImageReader
 from vmpack.formats.raw import data_blocks
@@ -93,9 +94,10 @@ def pump(
         data = reader.read(offset, length)
         return offset, data, leaf_digests(offset, data)
 
-    progress.stage(label, data_bytes(reader))
+    spans = Spans(reader, LEAF)
+    progress.stage(label, spans.total)
     with executor(count) as pool:
-        for offset, data, leaves in ordered(pool, work, batches(reader, LEAF), 2 * count):
+        for offset, data, leaves in ordered(pool, work, spans.batches(), 2 * count):
             sink.zeros(offset - position)
             sink.write(memoryview(data))
             content.add(leaves)
