@@ -1,4 +1,4 @@
-"""``python -m bench [--only pack,unpack,check,boot,startup] [--pairs N] [--quick]``."""
+"""``python -m bench [--only pack,unpack,check,boot,run,startup] [--pairs N] [--quick]``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import boot_reads, startup
+from bench import boot_reads, running, startup
 from bench.bundle import Bench
 from bench.machine import describe
 from bench.measure import floor_bytes
@@ -19,7 +19,7 @@ from fixtures.build.cache import cache_dir
 from fixtures.build.debian import NAME
 
 RESULTS = Path(__file__).with_name("results")
-GROUPS = ("pack", "unpack", "check", "boot", "startup")
+GROUPS = ("pack", "unpack", "check", "boot", "run", "startup")
 PAIRS, QUICK = 5, 2
 
 
@@ -66,6 +66,10 @@ def _measure(disk: Path, folder: Path, turns: int, groups: Sequence[str]) -> lis
         bench.need_inputs()
         return boot_reads.rows(bench.bundle, disk, turns, folder)
 
+    def run() -> list[Row]:
+        bench.need_inputs()
+        return running.rows(bench.bundle, disk, turns, folder)
+
     def start() -> list[Row]:
         bench.need_inputs()
         return startup.rows(bench.bundle, disk, turns, folder)
@@ -75,6 +79,7 @@ def _measure(disk: Path, folder: Path, turns: int, groups: Sequence[str]) -> lis
         "unpack": bench.unpack,
         "check": bench.check,
         "boot": boot,
+        "run": run,
         "startup": start,
     }
     rows: list[Row] = []

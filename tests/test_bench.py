@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import boot_reads, bundle, startup
+from bench import boot_reads, bundle, running, startup
 from bench.measure import (
     Sample,
     Side,
@@ -89,13 +89,18 @@ def test_every_target_has_its_row() -> None:
         ),
         *boot_reads.results(one_of_each("window", "raw"), count, count),
         *startup.results(one_of_each("python", *startup.TARGETS)),
+        running.login_row(one_of_each("bundle", "raw")),
+        running.start_row({"vmpack": [0.5, 0.6], "qemu": [0.1, 0.4]}),
+        running.memory_row(40 * MIB),
     ]
-    wanted = bundle.TARGETS | boot_reads.TARGETS | startup.TARGETS
+    wanted = bundle.TARGETS | boot_reads.TARGETS | running.TARGETS | startup.TARGETS
     by_id = {row.id: row for row in rows}
     assert len(by_id) == len(rows)
     assert {key: by_id[key].target for key in wanted} == wanted
     assert by_id["check"].value == 2.0
     assert by_id["boot-reads-decoded"].value == 16.0
+    assert by_id["run-start"].value == pytest.approx(0.3)
+    assert by_id["run-memory"].value == 40
     assert by_id["unpack-qcow2"].value == pytest.approx(1 / 1.7)
 
 
