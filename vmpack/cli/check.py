@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 def run(console: Console, arguments: SimpleNamespace) -> int:
     """Check; the exit code as qemu-img's."""
-    from vmpack.memory import keep_freed_memory
+    from vmpack.tuning import tune_process
     from vmpack.ops.check import check
 
-    keep_freed_memory()
+    tune_process()
     with console.reporter() as progress:
         result = check(
             arguments.path, format=arguments.format, full=arguments.full, progress=progress

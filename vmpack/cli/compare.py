@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 def run(console: Console, arguments: SimpleNamespace) -> int:
     """Compare; 0 the same, 1 different."""
-    from vmpack.memory import keep_freed_memory
+    from vmpack.tuning import tune_process
     from vmpack.ops.compare import compare
 
-    keep_freed_memory()
+    tune_process()
     with console.reporter() as progress:
         result = compare(
             arguments.a,

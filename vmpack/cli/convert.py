@@ -48,10 +48,10 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
         )
     if arguments.show_progress and console.progress_mode == "auto":
         console.progress_mode = "bar"
-    from vmpack.memory import keep_freed_memory
+    from vmpack.tuning import tune_process
     from vmpack.ops.convert import convert
 
-    keep_freed_memory()
+    tune_process()
     with console.reporter() as progress:
         result = convert(
             arguments.source,

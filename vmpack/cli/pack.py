@@ -43,10 +43,10 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
     if not (arguments.sources or disks or arguments.config):
         raise UsageError("nothing to pack", field="SOURCE", hint="name one or more disk images")
     from vmpack.formats.qcow2.writer import DEFAULT_LEVEL
-    from vmpack.memory import keep_freed_memory
+    from vmpack.tuning import tune_process
     from vmpack.ops.pack import pack
 
-    keep_freed_memory()
+    tune_process()
     begun = time.monotonic()
     with console.reporter() as reporter:
         progress = Tally(reporter)

@@ -22,10 +22,10 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
     """Unpack, and say which files there are now."""
     if arguments.folder is None:
         raise UsageError("no folder to write is named", field="-o", hint="add -o DIR")
-    from vmpack.memory import keep_freed_memory
+    from vmpack.tuning import tune_process
     from vmpack.ops.unpack import unpack
 
-    keep_freed_memory()
+    tune_process()
     begun = time.monotonic()
     with console.reporter() as progress:
         result = unpack(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 
 from vmpack.errors import UnsupportedError, UsageError
@@ -63,11 +64,15 @@ class RawWriter:
         self.unit = _UNIT
         self._fd = fd
         self._size = virtual_size
+        # The kernel lets one thread at a time write to a file; a second one would spin, not sleep.
+        self._writing = threading.Lock()
         os.ftruncate(fd, virtual_size)
 
     def prepare(self, offset: int, data: bytes) -> object:
-        for start, end in data_blocks(data):
-            self._write(offset + start, memoryview(data)[start:end])
+        runs = data_blocks(data)
+        with self._writing:
+            for start, end in runs:
+                self._write(offset + start, memoryview(data)[start:end])
         return None
 
     def _write(self, offset: int, view: memoryview) -> None:
