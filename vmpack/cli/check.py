@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 def run(console: Console, arguments: SimpleNamespace) -> int:
     """Check; the exit code as qemu-img's."""
-    from vmpack.tuning import tune_process
     from vmpack.ops.check import check
+    from vmpack.tuning import tune_process
 
     tune_process()
     with console.reporter() as progress:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 def run(console: Console, arguments: SimpleNamespace) -> int:
     """Compare; 0 the same, 1 different."""
-    from vmpack.tuning import tune_process
     from vmpack.ops.compare import compare
+    from vmpack.tuning import tune_process
 
     tune_process()
     with console.reporter() as progress:

@@ -48,8 +48,8 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
         )
     if arguments.show_progress and console.progress_mode == "auto":
         console.progress_mode = "bar"
-    from vmpack.tuning import tune_process
     from vmpack.ops.convert import convert
+    from vmpack.tuning import tune_process
 
     tune_process()
     with console.reporter() as progress:

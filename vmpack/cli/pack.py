@@ -43,8 +43,8 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
     if not (arguments.sources or disks or arguments.config):
         raise UsageError("nothing to pack", field="SOURCE", hint="name one or more disk images")
     from vmpack.formats.qcow2.writer import DEFAULT_LEVEL
-    from vmpack.tuning import tune_process
     from vmpack.ops.pack import pack
+    from vmpack.tuning import tune_process
 
     tune_process()
     begun = time.monotonic()

@@ -22,8 +22,8 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
     """Unpack, and say which files there are now."""
     if arguments.folder is None:
         raise UsageError("no folder to write is named", field="-o", hint="add -o DIR")
-    from vmpack.tuning import tune_process
     from vmpack.ops.unpack import unpack
+    from vmpack.tuning import tune_process
 
     tune_process()
     begun = time.monotonic()
