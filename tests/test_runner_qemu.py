@@ -90,7 +90,7 @@ def test_a_program_that_is_no_qemu_is_told_by_its_words(tmp_path: Path) -> None:
     prefix = program(tmp_path / "qemu", "echo no such machine >&2; exit 3")
     with pytest.raises(QemuDiedError, match=r"ended with 3 .* no such machine"):
         find_qemu(prefix)
-    prefix = program(tmp_path / "other", 'QEMU "$@" | sed s/major/mayor/')
+    prefix = program(tmp_path / "other", 'QEMU "$@" | sed -u s/major/mayor/')
     with pytest.raises(QemuDiedError, match="not QEMU's"):
         find_qemu(prefix)
     with pytest.raises(QemuMissingError, match="no such file"):

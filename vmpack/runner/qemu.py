@@ -7,14 +7,17 @@ query-cpu-definitions, query-kvm, query-qmp-schema.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
+import tempfile
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vmpack.binary import escape
 from vmpack.errors import QemuDiedError, QemuMissingError, ZstdMissingError
@@ -47,6 +50,7 @@ INSTALL = (
 )
 ANSWER_S = 60
 """A QEMU that takes longer to say what it has is not going to run a guest."""
+_MAX_REPLY = 16 << 20
 _CACHE = "qemu.json"
 _CACHED_QEMUS = 16
 
@@ -262,46 +266,99 @@ def _ask(
     """What QMP returns to each command; ``None`` for one that it answers with an error."""
     argv = [*qemu.prefix, "-machine", "none", "-accel", accel, "-S", "-nodefaults"]
     argv += ["-no-user-config", "-display", "none", "-qmp", "stdio"]
-    commands = [("qmp_capabilities", {}), *questions, ("quit", {})]
-    lines = "".join(
-        json.dumps({"execute": name, "arguments": arguments, "id": number}) + "\n"
+    commands = [("qmp_capabilities", {}), *questions]
+    lines = [
+        json.dumps({"execute": name, "arguments": arguments, "id": number}).encode() + b"\n"
         for number, (name, arguments) in enumerate(commands)
-    )
-    try:
-        done = subprocess.run(  # noqa: S603  the user's own QEMU, as a list
-            argv,
-            input=lines.encode(),
-            capture_output=True,
-            timeout=ANSWER_S,
-            check=False,
-        )
-    except OSError as exc:
-        raise QemuMissingError(
-            f"{escape(argv[0])}: {(exc.strerror or str(exc)).lower()}", hint=INSTALL
-        ) from exc
-    except subprocess.TimeoutExpired as exc:
+    ]
+    with tempfile.TemporaryFile() as complaints:
+        try:
+            process = subprocess.Popen(  # noqa: S603  the user's own QEMU, as a list
+                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints
+            )
+        except OSError as exc:
+            raise QemuMissingError(
+                f"{escape(argv[0])}: {(exc.strerror or str(exc)).lower()}", hint=INSTALL
+            ) from exc
+        answers, in_time = _converse(process, lines)
+        complaints.seek(0)
+        words = " ".join(escape(complaints.read(500).decode(errors="replace")).split())
+    if not in_time:
         raise QemuDiedError(
             f"{escape(qemu.prefix[-1])} did not say what it has within {ANSWER_S} s",
             hint=f"try it by hand: {PROGRAM} --version",
-        ) from exc
-    answers = _replies(done.stdout)
+        )
     if any(number not in answers for number in range(1, len(questions) + 1)):
-        words = " ".join(escape(done.stderr.decode(errors="replace")[-500:]).split())
         raise QemuDiedError(
-            f"{escape(qemu.prefix[-1])} ended with {done.returncode} before it said what it has: "
-            f"{words or 'without a word'}",
+            f"{escape(qemu.prefix[-1])} ended with {process.returncode} before it said what it "
+            f"has: {words or 'without a word'}",
             hint=f"try it by hand: {PROGRAM} --version",
         )
     return [answers[number].get("return") for number in range(1, len(questions) + 1)]
 
 
-def _replies(output: bytes) -> dict[int, Mapping[str, Any]]:
+def _converse(
+    process: subprocess.Popen[bytes], lines: Sequence[bytes]
+) -> tuple[dict[int, Mapping[str, Any]], bool]:
+    """The replies to ``lines`` by number, and whether the time sufficed; ends QEMU.
+
+    One command at a time: QEMU drops the commands that wait when its input ends, and reads no more
+    of them while nobody reads its replies.
+    """
+    assert process.stdin is not None
+    assert process.stdout is not None
+    expired = threading.Event()
+
+    def expire() -> None:
+        expired.set()
+        process.kill()
+
+    timer = threading.Timer(ANSWER_S, expire)
+    timer.start()
     found: dict[int, Mapping[str, Any]] = {}
-    for line in output.splitlines():
-        try:
-            message = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(message, dict) and isinstance(message.get("id"), int):
-            found[message["id"]] = message
-    return found
+    try:
+        with process:
+            greeted = True
+            # One that died at once does not read; what it said tells.
+            with contextlib.suppress(BrokenPipeError):
+                greeted = _talk(process.stdin, process.stdout, lines, found)
+            if found or not greeted:
+                process.kill()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            process.wait()
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        timer.cancel()
+    return found, not expired.is_set()
+
+
+def _talk(
+    to: IO[bytes], back: IO[bytes], lines: Sequence[bytes], found: dict[int, Mapping[str, Any]]
+) -> bool:
+    """Say ``lines``, each once the one before is answered; ``False`` to who talks no QMP."""
+    for number, line in enumerate(lines):
+        to.write(line)
+        to.flush()
+        if number == 0:
+            greeting = back.readline(_MAX_REPLY)
+            if b'"QMP"' not in greeting:
+                return not greeting
+        while number not in found:
+            said = back.readline(_MAX_REPLY)
+            if not said:
+                return True
+            found |= _reply(said)
+    return True
+
+
+def _reply(line: bytes) -> dict[int, Mapping[str, Any]]:
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return {}
+    if isinstance(message, dict) and isinstance(message.get("id"), int):
+        return {message["id"]: message}
+    return {}
