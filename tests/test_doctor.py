@@ -85,7 +85,7 @@ def test_a_qemu_that_is_named_stands_beside_the_installed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = require_tool("qemu-system-x86_64")
-    (tmp_path / "qemu").write_text(f'#!/bin/sh\nexec {real} "$@" | sed \'s/"zstd"/"zst"/g\'\n')
+    (tmp_path / "qemu").write_text(f'#!/bin/sh\nexec {real} "$@" | sed -u \'s/"zstd"/"zst"/g\'\n')
     (tmp_path / "qemu").chmod(0o755)
     monkeypatch.setenv("VMPACK_QEMU", str(tmp_path / "qemu"))
     result = doctor()

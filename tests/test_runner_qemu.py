@@ -98,7 +98,7 @@ def test_a_program_that_is_no_qemu_is_told_by_its_words(tmp_path: Path) -> None:
 
 
 def test_a_build_without_zstd_is_named(tmp_path: Path) -> None:
-    prefix = program(tmp_path / "qemu", """QEMU "$@" | sed 's/"zstd"/"zst"/g'""")
+    prefix = program(tmp_path / "qemu", """QEMU "$@" | sed -u 's/"zstd"/"zst"/g'""")
     with pytest.raises(ZstdMissingError, match="without zstd"):
         require_zstd(find_qemu(prefix))
     require_zstd(qemu_of("machine"))

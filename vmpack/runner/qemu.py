@@ -322,7 +322,9 @@ def _converse(
             # One that died at once does not read; what it said tells.
             with contextlib.suppress(BrokenPipeError):
                 greeted = _talk(process.stdin, process.stdout, lines, found)
-            if found or not greeted:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(b'{"execute":"quit"}\n')
+            if not greeted:
                 process.kill()
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
