@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import time
 from contextlib import suppress
@@ -188,6 +189,7 @@ def _judge(argv: list[str], rom: int) -> tuple[bool, str]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=[rom],
+            start_new_session=True,
             preexec_fn=die_with_parent,  # noqa: PLW1509  one prctl(2), no lock and no import
         )
     except OSError as exc:
@@ -199,7 +201,9 @@ def _judge(argv: list[str], rom: int) -> tuple[bool, str]:
             words = _listen(process, started + PROBE_LIMIT_S)
             code = process.poll()
         finally:
-            process.kill()
+            # A script in QEMU's place leaves its child to the group.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     took = f"{time.monotonic() - started:.1f} s"
     if code == _RIGHT:
         return True, f"the probe ran right in {took}"
