@@ -56,9 +56,9 @@ COMMAND = Command(
         option(
             "--to",
             name="to",
-            choices=("qcow2", "raw"),
+            metavar="FORMAT",
             default="qcow2",
-            help="the form of the disks (default: qcow2)",
+            help="the format of the disks: qcow2, raw, vmdk, vhd, vhdx or vdi (default: qcow2)",
         ),
         NO_VERIFY,
         FORCE,
