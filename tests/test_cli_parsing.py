@@ -50,7 +50,7 @@ from vmpack.errors import UsageError
         ("pack a.raw", "-o: no bundle to write is named", "-o NAME.vmpack"),
         ("pack --disk root -o b.vmpack", "--disk: 'root' is not ID=PATH", "write --disk ID=PATH"),
         ("unpack a.vmpack", "-o: no folder to write is named", "-o DIR"),
-        ("unpack a.vmpack -o d --to vhdx", "--to: 'vhdx' is none of qcow2, raw", None),
+        ("unpack a.vmpack -o d --to floppy", "--to: 'floppy' is none of raw, qcow2", None),
     ],
 )
 def test_a_wrong_command_line_is_told_in_one_line_with_a_hint(

@@ -168,8 +168,8 @@ def test_a_folder_is_made_and_one_level_only(bundle: Path, tmp_path: Path) -> No
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(OutputError, match="is not a folder"):
         unpack(bundle, tmp_path / "file")
-    with pytest.raises(UsageError, match="unknown target"):
-        unpack(bundle, tmp_path / "out", to="vmdk")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="unknown format"):
+        unpack(bundle, tmp_path / "out", to="floppy")
     assert sorted(os.listdir(tmp_path)) == ["file"]
 
 
@@ -208,7 +208,7 @@ def test_damage_anywhere_leaves_no_file(to: str, bundle: Path, tmp_path: Path) -
     for place, at in places.items():
         bad = _damaged(bundle, at, tmp_path / "bad.vmpack")
         with pytest.raises(DamagedError) as caught:
-            unpack(bad, tmp_path / "out", to=to)  # type: ignore[arg-type]
+            unpack(bad, tmp_path / "out", to=to)
         assert caught.value.path == str(bad), place
         assert not (tmp_path / "out").exists(), place
 
@@ -246,7 +246,7 @@ def test_a_disk_that_fills_up(
 
     monkeypatch.setattr(os, "pwrite", pwrite)
     with pytest.raises(OutputError, match=r"(?i)no space") as caught:
-        unpack(bundle, tmp_path / "out", to=to)  # type: ignore[arg-type]
+        unpack(bundle, tmp_path / "out", to=to)
     assert caught.value.hint == "free some space, or write to another file system"
     assert not (tmp_path / "out").exists()
 

@@ -22,6 +22,8 @@ from vmpack.formats.base import ImageReader, ImageWriter, Job
 from vmpack.pipeline import executor, ordered, worker_count
 from vmpack.progress import SILENT, Progress
 
+Leaves = list[tuple[int, bytes]]
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -51,24 +53,28 @@ def copy_image(
     ``digest`` computes the content digest on the way. Calls ``writer.finish`` at the end.
     Raises whatever the reader and writer raise, :class:`OutputError` for writes that fail.
     """
-    unit = math.lcm(writer.unit, LEAF) if digest else writer.unit
+    seed = writer.seed
+    unit = math.lcm(writer.unit, LEAF) if digest or seed is not None else writer.unit
     content = ContentDigest(reader.virtual_size)
     count = worker_count(workers)
     total = 0
 
-    def work(batch: tuple[int, int]) -> tuple[int, object, list[tuple[int, bytes]]]:
+    def work(batch: tuple[int, int]) -> tuple[int, object, Leaves, Leaves]:
         offset, length = batch
         data = reader.read(offset, length)
         leaves = leaf_digests(offset, data) if digest else []
-        return length, writing(path, writer.prepare, offset, data), leaves
+        marks = seed.leaves(offset, data) if seed is not None else []
+        return length, writing(path, writer.prepare, offset, data), leaves, marks
 
     spans = Spans(reader, unit)
     progress.stage(label, spans.total)
     with executor(count) as pool:
         writes: deque[Future[None]] = deque()
         try:
-            for length, prepared, leaves in ordered(pool, work, spans.batches(), 2 * count):
+            for length, prepared, leaves, marks in ordered(pool, work, spans.batches(), 2 * count):
                 content.add(leaves)
+                if seed is not None:
+                    seed.add(marks)
                 total += length
                 for job in writer.emit(prepared):
                     writes.append(pool.submit(write_all, fd, job, path))
@@ -93,12 +99,13 @@ def writing(path: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
 
 
 def write_all(fd: int, job: Job, path: str) -> None:
-    """Write all of ``job.data`` at ``job.offset``; raises :class:`OutputError`."""
+    """Write all of ``job.data`` at ``job.offset`` of ``fd``; raises :class:`OutputError`."""
     view = memoryview(job.data)
     offset = job.offset
+    target = fd if job.fd is None else job.fd
     try:
         while view:
-            done = os.pwrite(fd, view, offset)
+            done = os.pwrite(target, view, offset)
             view = view[done:]
             offset += done
     except OSError as exc:

@@ -15,6 +15,7 @@ from vmpack.bundle.reader import Bundle
 from vmpack.digest import LEAF, leaf_digests
 from vmpack.errors import DamagedError
 from vmpack.extent import Extent, Kind, coalesce
+from vmpack.formats.base import MapRun
 from vmpack.formats.qcow2 import FORMAT
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ class DerivedDisk:
             reader = self._base if extent.kind is Kind.HOLE else self._overlay
             parts.append(reader.read(extent.offset, extent.length))
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def map_runs(self, offset: int, length: int) -> Iterator[MapRun]:
+        for one in self.extents(offset, length):
+            yield MapRun(one.offset, one.length, 0, one.kind is Kind.DATA)
 
     def prepare_batch(
         self, offset: int, length: int, index: FrameIndex, compress: Compressor

@@ -12,7 +12,7 @@ from vmpack.bundle.index import DigestIndex, Frame
 from vmpack.bundle.manifest import Disk
 from vmpack.bundle.reader import Bundle
 from vmpack.errors import DamagedError
-from vmpack.formats.qcow2.mapping import COMPRESSED, HOLE
+from vmpack.formats.mapped import COMPRESSED, HOLE
 
 
 def clusters(

@@ -9,6 +9,7 @@ from vmpack.cli.options import (
     ALLOW_BACKING,
     BACKING_DIR,
     FORMAT,
+    PARENT,
     Argument,
     Command,
     backing,
@@ -64,6 +65,7 @@ COMMAND = Command(
         option("-s", "--strict", name="strict", help="disks of different sizes differ"),
         ALLOW_BACKING,
         BACKING_DIR,
+        PARENT,
     ),
     run,
 )

@@ -8,6 +8,7 @@ from vmpack.cli.options import (
     ALLOW_BACKING,
     BACKING_DIR,
     FORMAT,
+    PARENT,
     PATH,
     Command,
     backing,
@@ -53,6 +54,7 @@ COMMAND = Command(
         option("--digest", name="digest", help="compute the digest of the disk's content"),
         ALLOW_BACKING,
         BACKING_DIR,
+        PARENT,
     ),
     run,
 )

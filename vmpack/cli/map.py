@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from vmpack.cli.human import table
-from vmpack.cli.options import ALLOW_BACKING, BACKING_DIR, FORMAT, PATH, Command, backing
+from vmpack.cli.options import ALLOW_BACKING, BACKING_DIR, FORMAT, PARENT, PATH, Command, backing
 
 if TYPE_CHECKING:
     from types import SimpleNamespace
@@ -40,6 +40,6 @@ def _cells(row: Mapping[str, object]) -> Sequence[str]:
 COMMAND = Command(
     "map",
     "Show which ranges of a disk hold data, and where in the file it is. Numbers are bytes.",
-    (PATH, FORMAT, ALLOW_BACKING, BACKING_DIR),
+    (PATH, FORMAT, ALLOW_BACKING, BACKING_DIR, PARENT),
     run,
 )

@@ -11,6 +11,7 @@ from vmpack.cli.options import (
     FORMAT,
     FORMAT_OPTION,
     OUTPUT_FORMAT,
+    PARENT,
     Argument,
     Command,
     backing,
@@ -70,6 +71,7 @@ COMMAND = Command(
         ),
         ALLOW_BACKING,
         BACKING_DIR,
+        PARENT,
     ),
     run,
 )

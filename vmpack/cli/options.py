@@ -148,6 +148,14 @@ BACKING_DIR = option(
     many=True,
     help="follow backing files within DIR as well (repeat)",
 )
+PARENT = option(
+    "--parent",
+    name="parents",
+    metavar="FILE",
+    many=True,
+    help="the image's backing file or parent, whatever name it gives (repeat for its own parent,"
+    " nearest first)",
+)
 MAX_SIZE = option(
     "--max-size",
     name="max_size",
@@ -218,6 +226,10 @@ def format_options(values: Sequence[str]) -> dict[str, str]:
 
 
 def backing(arguments: SimpleNamespace) -> dict[str, Any]:
-    """``allow_backing`` and ``backing_dirs`` as the library takes them; a folder implies both."""
+    """What names of other files may be followed, as the library takes it; a folder implies both."""
     folders = tuple(arguments.backing_dirs)
-    return {"allow_backing": arguments.allow_backing or bool(folders), "backing_dirs": folders}
+    return {
+        "allow_backing": arguments.allow_backing or bool(folders),
+        "backing_dirs": folders,
+        "parents": tuple(arguments.parents),
+    }

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from vmpack import formats
 from vmpack.binary import escape
 from vmpack.cli.human import fields, seconds
 from vmpack.cli.options import FORCE, NO_VERIFY, Argument, Command, option
@@ -56,9 +57,9 @@ COMMAND = Command(
         option(
             "--to",
             name="to",
-            choices=("qcow2", "raw"),
+            choices=formats.names(),
             default="qcow2",
-            help="the form of the disks (default: qcow2)",
+            help="the format of the disks (default: qcow2)",
         ),
         NO_VERIFY,
         FORCE,

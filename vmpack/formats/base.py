@@ -6,12 +6,15 @@ Adding a format is one module (or folder) that builds a :class:`Format` and one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vmpack.extent import Extent
 from vmpack.source import ByteSource
+
+if TYPE_CHECKING:
+    from vmpack.content_seed import ContentSeed
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,14 @@ class OpenOptions:
     metadata_only: bool = False
     """For ``info`` and ``check``: an image whose data needs other files, or cannot be read at all
     (encrypted, marked corrupt), opens all the same. Its ``read`` and ``extents`` then refuse."""
+    parents: tuple[str, ...] = ()
+    """Files that the caller names as the backing images, nearest first: they are opened whatever
+    name the image itself gives."""
+    given: Mapping[str, ByteSource] = field(default_factory=dict)
+    """Files already open, by base name: an image that names one of them as its extent gets it.
+    They stay the caller's."""
+    max_size: int | None = None
+    """Bytes: a stream that holds a larger disk is refused while it is read."""
     ancestors: tuple[tuple[int, int], ...] = ()
     """Device and inode of the images whose backing file this is: the guard against cycles."""
 
@@ -56,6 +67,22 @@ class Finding:
     clause: str | None = None
 
 
+class MapRun(NamedTuple):
+    """``length`` guest bytes from ``offset`` as ``qemu-img map`` shows them."""
+
+    offset: int
+    length: int
+    depth: int
+    """0 in the image itself, 1 in its backing file, ..."""
+    data: bool
+    """Bytes are stored; otherwise the range reads as zeros."""
+    present: bool = True
+    """Some image of the chain holds the range."""
+    compressed: bool = False
+    host: int | None = None
+    """Where in its file the guest's bytes lie as they are."""
+
+
 class ImageReader(Protocol):
     """An open image. ``read`` and ``extents`` may be called from several threads at once."""
 
@@ -71,6 +98,9 @@ class ImageReader(Protocol):
 
     def read(self, offset: int, length: int) -> bytes:
         """``length`` guest bytes from ``offset``; both inside the disk, of any alignment."""
+
+    def map_runs(self, offset: int, length: int) -> Iterator[MapRun]:
+        """What holds each part of ``[offset, offset + length)``, ascending and contiguous."""
 
     def info(self) -> ImageInfo:
         """The facts of this image. Reads no guest data; output bounded."""
@@ -88,6 +118,8 @@ class Job:
 
     offset: int
     data: bytes | memoryview
+    fd: int | None = None
+    """The file, where it is not the image's first one (``CreateOptions.sibling``)."""
 
 
 class ImageWriter(Protocol):
@@ -100,6 +132,13 @@ class ImageWriter(Protocol):
     unit: int
     """Data arrives in whole units from a multiple of it (the disk's end may cut the last)."""
 
+    @property
+    def seed(self) -> ContentSeed | None:
+        """What identifiers of the image derive from; ``None`` where it has none.
+
+        The engine fills it; it is complete when :meth:`finish` is called.
+        """
+
     def prepare(self, offset: int, data: bytes) -> object:
         """The costly part that needs no order: find zeros, compress. Touches no shared state."""
 
@@ -110,6 +149,44 @@ class ImageWriter(Protocol):
         """All data was emitted and all jobs are done: write the tables and headers."""
 
 
+class StreamWriter(Protocol):
+    """Writes an image front to back, as a pipe needs it: each call gives the bytes that follow.
+
+    :meth:`prepare` is called from worker threads, the rest in order from one thread.
+    """
+
+    unit: int
+    needs_seed: bool
+    """``CreateOptions.seed`` has to be complete before :meth:`begin`: the source is read twice."""
+
+    def prepare(self, offset: int, data: bytes) -> object:
+        """As :meth:`ImageWriter.prepare`."""
+
+    def begin(self) -> Iterable[bytes | memoryview]:
+        """What stands before all data."""
+
+    def emit(self, prepared: object) -> Iterable[bytes | memoryview]:
+        """What was prepared, in order, with what has to stand before it."""
+
+    def finish(self) -> Iterable[bytes | memoryview]:
+        """What stands behind all data."""
+
+
+class Measurer(Protocol):
+    """Adds up the size of the file that a writer would make."""
+
+    unit: int
+
+    def add(self, number: int) -> None:
+        """Unit ``number`` (ascending) is not all zero."""
+
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the file: for the units added, and if every unit held data.
+
+        Exact without compression, upper bounds with it.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class CreateOptions:
     """What a writer is asked for. ``values`` are the ``-o`` options, by QEMU's names."""
@@ -118,6 +195,18 @@ class CreateOptions:
     values: Mapping[str, str] = field(default_factory=dict)
     compressed: bool = False
     level: int | None = None
+    name: str = ""
+    """Base name that the file will have; empty where it has none (a pipe)."""
+    sibling: Callable[[str], int] | None = None
+    """Opens another file of the image, of this base name, beside the first: its descriptor, which
+    stays the caller's. ``None`` where the image must be one file."""
+    timestamp: int | None = None
+    """Seconds since 1970 (``SOURCE_DATE_EPOCH``) for formats that store a time; ``None``: the
+    format's own zero."""
+    seed: ContentSeed | None = None
+    """The content's seed where it is known beforehand (a :class:`StreamWriter` that needs it)."""
+    empty: bool = False
+    """No data will follow (``vmpack create``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,4 +226,7 @@ class Format:
     """Writer over a fresh, empty, seekable file descriptor (which stays the caller's)."""
     options: Mapping[str, str] = field(default_factory=dict)
     """``-o`` options of the writer: name -> one line of help."""
+    stream: Callable[[CreateOptions], StreamWriter] | None = None
+    """Writer for a pipe; raises :class:`UsageError` for options that no stream can carry."""
+    measure: Callable[[CreateOptions], Measurer] | None = None
     aliases: tuple[str, ...] = ()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from vmpack.errors import UnsupportedError, UsageError
-from vmpack.extent import Extent, coalesce
+from vmpack.extent import Extent, Kind, coalesce
 from vmpack.formats import RAW_SUFFIXES
 from vmpack.formats.base import (
     CreateOptions,
@@ -15,6 +15,7 @@ from vmpack.formats.base import (
     Format,
     ImageInfo,
     Job,
+    MapRun,
     OpenOptions,
 )
 from vmpack.source import ByteSource
@@ -23,6 +24,7 @@ BLOCK = 4096
 """Bytes: the finest hole that the writer leaves; what file systems allocate."""
 _UNIT = 65536
 _ZERO_BLOCK = bytes(BLOCK)
+ZEROS = bytes(1 << 20)
 
 
 class RawReader:
@@ -44,6 +46,11 @@ class RawReader:
         require_inside(offset, length, self.virtual_size, self.path)
         return self.source.pread(offset, length)
 
+    def map_runs(self, offset: int, length: int) -> Iterator[MapRun]:
+        for one in self.extents(offset, length):
+            data = one.kind is Kind.DATA
+            yield MapRun(one.offset, one.length, 0, data, host=self.source.base + one.offset)
+
     def info(self) -> ImageInfo:
         return ImageInfo(format=FORMAT.qemu_name, virtual_size=self.virtual_size)
 
@@ -59,6 +66,8 @@ class RawWriter:
 
     Order does not matter, so workers write from :meth:`prepare`.
     """
+
+    seed = None
 
     def __init__(self, fd: int, virtual_size: int):
         self.unit = _UNIT
@@ -86,6 +95,56 @@ class RawWriter:
 
     def finish(self) -> None:
         os.ftruncate(self._fd, self._size)
+
+
+class RawStream:
+    """A raw image for a pipe: every byte, zeros too."""
+
+    unit = _UNIT
+    needs_seed = False
+
+    def __init__(self, virtual_size: int):
+        self._size = virtual_size
+        self._position = 0
+
+    def prepare(self, offset: int, data: bytes) -> object:
+        return offset, data
+
+    def begin(self) -> Iterable[bytes]:
+        return ()
+
+    def emit(self, prepared: object) -> Iterator[bytes]:
+        assert isinstance(prepared, tuple)
+        offset, data = prepared
+        yield from zeros(offset - self._position)
+        yield data
+        self._position = offset + len(data)
+
+    def finish(self) -> Iterator[bytes]:
+        return zeros(self._size - self._position)
+
+
+def zeros(count: int) -> Iterator[bytes]:
+    """``count`` zero bytes in pieces of at most 1 MiB."""
+    while count:
+        take = min(count, len(ZEROS))
+        yield ZEROS if take == len(ZEROS) else bytes(take)
+        count -= take
+
+
+class RawMeasurer:
+    """Every byte counts: the size of a raw file says nothing of what it occupies."""
+
+    unit = _UNIT
+
+    def __init__(self, virtual_size: int):
+        self._size = virtual_size
+
+    def add(self, number: int) -> None:
+        """Nothing to add: holes belong to the size as well."""
+
+    def sizes(self) -> tuple[int, int]:
+        return self._size, self._size
 
 
 def data_blocks(data: bytes) -> list[tuple[int, int]]:
@@ -125,12 +184,13 @@ def _open(source: ByteSource, options: OpenOptions) -> RawReader:
     return RawReader(source)
 
 
-def _create(fd: int, options: CreateOptions) -> RawWriter:
+def _require_plain(options: CreateOptions) -> int:
+    """The size of the disk, of options that raw can do."""
     if options.values:
         raise UsageError(f"raw has no option {next(iter(options.values))!r}")
     if options.compressed:
         raise UsageError("raw cannot be compressed", hint="choose -O qcow2 with -c")
-    return RawWriter(fd, options.virtual_size)
+    return options.virtual_size
 
 
 FORMAT = Format(
@@ -139,6 +199,8 @@ FORMAT = Format(
     suffixes=RAW_SUFFIXES,
     probe=lambda _source: False,
     open=_open,
-    create=_create,
+    create=lambda fd, options: RawWriter(fd, _require_plain(options)),
+    stream=lambda options: RawStream(_require_plain(options)),
+    measure=lambda options: RawMeasurer(_require_plain(options)),
 )
 """Raw never recognises itself: it is taken by name or on request (RAW-PROBE-1)."""

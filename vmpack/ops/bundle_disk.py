@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vmpack.extent import Extent
-from vmpack.formats.base import Finding, ImageInfo
+from vmpack.formats.base import Finding, ImageInfo, MapRun
 from vmpack.formats.raw import require_inside
 
 if TYPE_CHECKING:
@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 
 
 class BundleDisk:
-    """One disk of a bundle, of its exact size: the view that QEMU opens is rounded up to 512."""
+    """One disk of a bundle, of its exact size: the view that QEMU opens is rounded up to 512.
 
-    def __init__(self, view: Qcow2Reader, bundle: Bundle, virtual_size: int):
+    Closes ``bundle``, where one is given, with itself.
+    """
+
+    def __init__(self, view: Qcow2Reader, bundle: Bundle | None, virtual_size: int):
         self.view = view
         self.format = view.format
         self.path = view.path
-        self.source = bundle.source
+        self.source = bundle.source if bundle is not None else view.source
         self.virtual_size = virtual_size
         self.cluster_size = view.cluster_size
         self._bundle = bundle
@@ -36,6 +39,9 @@ class BundleDisk:
         require_inside(offset, length, self.virtual_size, self.path)
         return self.view.read(offset, length)
 
+    def map_runs(self, offset: int, length: int) -> Iterator[MapRun]:
+        return self.view.map_runs(offset, length)
+
     def info(self) -> ImageInfo:
         return replace(self.view.info(), virtual_size=self.virtual_size)
 
@@ -44,4 +50,5 @@ class BundleDisk:
 
     def close(self) -> None:
         self.view.close()
-        self._bundle.close()
+        if self._bundle is not None:
+            self._bundle.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from vmpack.extent import data_ranges
@@ -46,12 +46,16 @@ def compare(
     strict: bool = False,
     allow_backing: bool = False,
     backing_dirs: Sequence[str] = (),
+    parents: Sequence[str] = (),
     workers: int | None = None,
     progress: Progress = SILENT,
 ) -> CompareResult:
-    """Compare two disks. A longer one is the same if it goes on with zeros, unless ``strict``."""
+    """Compare two disks. A longer one is the same if it goes on with zeros, unless ``strict``.
+
+    ``parents`` are the backing images of ``a``.
+    """
     options = OpenOptions(allow_backing=allow_backing, backing_dirs=tuple(backing_dirs))
-    first = open_image(a, format=format_a, options=options)
+    first = open_image(a, format=format_a, options=replace(options, parents=tuple(parents)))
     try:
         second = open_image(b, format=format_b, options=options)
         try:

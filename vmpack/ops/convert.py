@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vmpack import formats
 from vmpack.batches import data_bytes
-from vmpack.copy import CopyResult, copy_image, writing
-from vmpack.errors import DifferError, OutputError, UsageError, from_os_error
-from vmpack.extent import Extent, Kind
-from vmpack.formats.base import CreateOptions, Finding, Format, ImageInfo, ImageReader, OpenOptions
-from vmpack.formats.raw import require_inside
-from vmpack.ops.create import new_writer, require_options, writable
+from vmpack.copy import CopyResult, writing
+from vmpack.errors import OutputError, UsageError, from_os_error
+from vmpack.formats.base import CreateOptions, Format, ImageReader, OpenOptions
+from vmpack.ops.create import require_options, writable
+from vmpack.ops.grown import GrownDisk
 from vmpack.ops.opening import Path, open_image, require_idle, require_max_size, sources_of
-from vmpack.ops.streams import pump, stream_sink
+from vmpack.ops.streams import content_seed, fill, stream, stream_sink
+from vmpack.ops.writing import NewImage, require_same, source_date_epoch
 from vmpack.progress import SILENT, Progress
 from vmpack.source import ByteSource
 
@@ -73,6 +73,7 @@ def convert(
     snapshot: str | None = None,
     allow_backing: bool = False,
     backing_dirs: Sequence[str] = (),
+    parents: Sequence[str] = (),
     max_size: int | None = None,
     verify: bool = True,
     dry_run: bool = False,
@@ -104,7 +105,11 @@ def convert(
     )
     size = _grown_size(job)
     allowed = OpenOptions(
-        allow_backing=allow_backing, backing_dirs=tuple(backing_dirs), snapshot=snapshot
+        allow_backing=allow_backing,
+        backing_dirs=tuple(backing_dirs),
+        parents=tuple(parents),
+        snapshot=snapshot,
+        max_size=max_size,
     )
     reader = open_image(src, format=source_format, options=allowed)
     try:
@@ -179,43 +184,6 @@ def _grown_size(job: _Job) -> int | None:
     return None if text is None else parse_size(text, name="-o size")
 
 
-class GrownDisk:
-    """A disk that goes on with nothing after its image's end."""
-
-    def __init__(self, reader: ImageReader, size: int):
-        self.format = reader.format
-        self.path = reader.path
-        self.virtual_size = size
-        self.cluster_size = reader.cluster_size
-        self._reader = reader
-
-    def _inside(self, offset: int, length: int) -> int:
-        require_inside(offset, length, self.virtual_size, self.path)
-        return max(0, min(length, self._reader.virtual_size - offset))
-
-    def extents(self, offset: int = 0, length: int | None = None) -> Iterator[Extent]:
-        length = self.virtual_size - offset if length is None else length
-        inside = self._inside(offset, length)
-        if inside:
-            yield from self._reader.extents(offset, inside)
-        if length > inside:
-            yield Extent(offset + inside, length - inside, Kind.HOLE)
-
-    def read(self, offset: int, length: int) -> bytes:
-        inside = self._inside(offset, length)
-        data = self._reader.read(offset, inside) if inside else b""
-        return data + bytes(length - inside)
-
-    def info(self) -> ImageInfo:
-        return replace(self._reader.info(), virtual_size=self.virtual_size)
-
-    def check(self) -> Iterator[Finding]:
-        return self._reader.check()
-
-    def close(self) -> None:
-        self._reader.close()
-
-
 def _grown(reader: ImageReader, size: int | None) -> ImageReader:
     if size is None or size == reader.virtual_size:
         return reader
@@ -229,50 +197,33 @@ def _grown(reader: ImageReader, size: int | None) -> ImageReader:
 
 
 def _to_file(job: _Job, disk: ImageReader, inputs: list[ByteSource]) -> _Written:
-    from vmpack.output import Output
-
-    with Output(job.path, force=job.force, inputs=inputs) as out:
-        if out.device_size is not None:
-            raise UsageError(
-                "is a block device", path=job.path, hint="-n writes raw data into a device"
-            )
-        wanted = CreateOptions(
-            virtual_size=disk.virtual_size,
-            values=job.values,
-            compressed=job.compressed,
-            level=job.level,
-        )
-        writer = new_writer(job.target, out.fd, wanted, job.path)
-        copied = copy_image(
-            disk,
-            writer,
-            out.fd,
-            path=job.path,
-            workers=job.workers,
-            progress=job.progress,
-            label="converting",
-            digest=job.verify,
-        )
-        size = os.lseek(out.fd, 0, os.SEEK_END)
+    wanted = _options(job, disk)
+    with NewImage(job.target, job.path, wanted, force=job.force, inputs=inputs) as new:
+        copied = new.copy(disk, workers=job.workers, progress=job.progress, digest=job.verify)
+        size = new.size
         if job.verify:
-            _verify(job, out.fd, size, copied.content_digest)
-        out.commit()
-        return _Written(copied, size, job.verify, out.sync_seconds)
+            new.verify(copied.content_digest, workers=job.workers, progress=job.progress)
+        new.commit()
+        return _Written(copied, size, job.verify, new.sync_seconds)
 
 
-def _verify(job: _Job, fd: int, size: int, expected: str | None) -> None:
-    """Read the output back through its own reader, before it gets its name."""
+def _options(job: _Job, disk: ImageReader) -> CreateOptions:
+    return CreateOptions(
+        virtual_size=disk.virtual_size,
+        values=job.values,
+        compressed=job.compressed,
+        level=job.level,
+    )
+
+
+def _verify_raw(job: _Job, fd: int, size: int, expected: str | None) -> None:
     from vmpack.digest import content_digest
 
     reader = job.target.open(ByteSource(fd, path=job.path, size=size), OpenOptions())
     job.progress.stage("verifying", data_bytes(reader))
-    found = content_digest(reader, workers=job.workers, progress=job.progress)
-    if found != expected:
-        raise DifferError(
-            f"what was written reads back as {found}, the source is {expected}",
-            path=job.path,
-            hint="the disk or memory of this machine may be faulty; nothing was kept",
-        )
+    require_same(
+        content_digest(reader, workers=job.workers, progress=job.progress), expected, job.path
+    )
 
 
 def _require_raw(job: _Job, why: str) -> None:
@@ -285,15 +236,30 @@ def _require_raw(job: _Job, why: str) -> None:
 
 
 def _to_stream(job: _Job, disk: ImageReader) -> _Written:
-    _require_raw(job, "a pipe")
+    if job.target.stream is None:
+        raise UsageError(
+            f"{job.target.name} cannot be written to a pipe",
+            path=job.path,
+            hint=f"choose one of {', '.join(_stream_formats())}, or write to a file",
+        )
+    # Refused options are refused before a byte is written or read.
+    options = replace(_options(job, disk), timestamp=source_date_epoch())
+    writer = job.target.stream(options)
     try:
         sys.stdout.flush()
         fd = sys.stdout.fileno()
     except (OSError, ValueError) as exc:
         raise OutputError("standard output is not a file or pipe", path=job.path) from exc
+    if writer.needs_seed:
+        seed = content_seed(disk, workers=job.workers, progress=job.progress)
+        writer = job.target.stream(replace(options, seed=seed))
     sink = stream_sink(fd, "standard output")
-    copied = pump(disk, sink, workers=job.workers, progress=job.progress)
+    copied = stream(disk, writer, sink, workers=job.workers, progress=job.progress)
     return _Written(copied, None, False)
+
+
+def _stream_formats() -> list[str]:
+    return [name for name in formats.names() if formats.get(name).stream is not None]
 
 
 def _into_existing(job: _Job, disk: ImageReader, inputs: list[ByteSource]) -> _Written:
@@ -301,11 +267,10 @@ def _into_existing(job: _Job, disk: ImageReader, inputs: list[ByteSource]) -> _W
     _require_raw(job, "a target that exists")
     fd = _open_existing(job, disk.virtual_size, inputs)
     try:
-        sink = stream_sink(fd, job.path)
-        copied = pump(disk, sink, workers=job.workers, progress=job.progress)
+        copied = fill(disk, fd, job.path, workers=job.workers, progress=job.progress)
         writing(job.path, os.fsync, fd)
         if job.verify:
-            _verify(job, fd, disk.virtual_size, copied.content_digest)
+            _verify_raw(job, fd, disk.virtual_size, copied.content_digest)
     finally:
         os.close(fd)
     return _Written(copied, disk.virtual_size, job.verify)

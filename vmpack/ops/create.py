@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vmpack import formats
-from vmpack.copy import writing
 from vmpack.errors import UsageError
-from vmpack.formats.base import CreateOptions, Format, ImageWriter
+from vmpack.formats.base import CreateOptions, Format
 from vmpack.ops.opening import Path
+from vmpack.ops.writing import NewImage
 from vmpack.progress import SILENT, Progress
 
 
@@ -45,18 +45,13 @@ def create(
     Raises :class:`UsageError` for options that the format does not have, :class:`OutputError`
     when ``path`` exists and ``force`` is not set.
     """
-    from vmpack.output import Output
-
     target = writable(output_format)
     values = require_options(target, options or {})
     name = os.fspath(path)
-    with Output(name, force=force) as out:
-        if out.device_size is not None:
-            raise UsageError("is a block device", path=name, hint="create a file")
-        wanted = CreateOptions(virtual_size=size, values=values)
-        writer = new_writer(target, out.fd, wanted, name)
-        writing(name, writer.finish)
-        out.commit()
+    wanted = CreateOptions(virtual_size=size, values=values, empty=True)
+    with NewImage(target, name, wanted, force=force) as new:
+        new.finish()
+        new.commit()
     return CreateResult(name, target.qemu_name, size)
 
 
@@ -77,9 +72,3 @@ def require_options(target: Format, values: Mapping[str, str]) -> Mapping[str, s
                 f"{target.name} has no option {key!r}", field="-o", hint=f"it has: {known}"
             )
     return values
-
-
-def new_writer(target: Format, fd: int, options: CreateOptions, path: str) -> ImageWriter:
-    """A writer of ``target`` on ``fd``; a failure to write names ``path``."""
-    assert target.create is not None
-    return writing(path, target.create, fd, options)

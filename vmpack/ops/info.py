@@ -38,6 +38,7 @@ def info(
     digest: bool = False,
     allow_backing: bool = False,
     backing_dirs: Sequence[str] = (),
+    parents: Sequence[str] = (),
     workers: int | None = None,
     progress: Progress = SILENT,
 ) -> InfoResult:
@@ -58,7 +59,8 @@ def info(
     options = OpenOptions(
         allow_backing=allow_backing,
         backing_dirs=tuple(backing_dirs),
-        metadata_only=not (digest or allow_backing),
+        parents=tuple(parents),
+        metadata_only=not (digest or allow_backing or parents),
     )
     reader = open_image(path, format=format, options=options)
     try:

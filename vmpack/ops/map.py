@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vmpack.extent import Kind
-from vmpack.formats.base import ImageReader, OpenOptions
-from vmpack.ops.bundle_disk import BundleDisk
+from vmpack.formats.base import MapRun, OpenOptions
 from vmpack.ops.opening import Path, open_image
 from vmpack.progress import SILENT, Progress
 
@@ -19,6 +17,7 @@ def map_image(
     format: str | None = None,  # noqa: A002 - qemu-img's word
     allow_backing: bool = False,
     backing_dirs: Sequence[str] = (),
+    parents: Sequence[str] = (),
     progress: Progress = SILENT,  # noqa: ARG001 - every operation takes it; this one reads tables only
 ) -> list[Row]:
     """The whole disk as rows that ascend and are contiguous; equal neighbours are joined.
@@ -27,69 +26,28 @@ def map_image(
     ``present``, ``zero``, ``data``, ``compressed``, and ``offset`` in the file where the guest's
     bytes lie there as they are.
     """
-    options = OpenOptions(allow_backing=allow_backing, backing_dirs=tuple(backing_dirs))
+    options = OpenOptions(
+        allow_backing=allow_backing, backing_dirs=tuple(backing_dirs), parents=tuple(parents)
+    )
     reader = open_image(path, format=format, options=options)
     try:
-        inner = reader.view if isinstance(reader, BundleDisk) else reader
-        return _joined(_rows(inner, 0, reader.virtual_size, 0))
+        return _joined(_row(run) for run in reader.map_runs(0, reader.virtual_size))
     finally:
         reader.close()
 
 
-def _rows(reader: ImageReader, offset: int, length: int, depth: int) -> Iterator[Row]:
-    from vmpack.formats.qcow2.reader import Qcow2Reader
-
-    if isinstance(reader, Qcow2Reader):
-        yield from _qcow2_rows(reader, offset, length, depth)
-        return
-    for extent in reader.extents(offset, length):
-        data = extent.kind is Kind.DATA
-        yield _row(extent.offset, extent.length, depth, data=data, host=extent.offset)
-
-
-def _qcow2_rows(reader: object, offset: int, length: int, depth: int) -> Iterator[Row]:
-    from vmpack.formats.qcow2 import mapping as m
-    from vmpack.formats.qcow2.reader import Qcow2Reader
-
-    assert isinstance(reader, Qcow2Reader)
-    base = 0 if reader.data_source else reader.source.base
-    for start, size, state, host, _ in reader.runs(offset, length):
-        if state == m.HOLE and reader.backing is not None:
-            inside = max(0, min(size, reader.backing.virtual_size - start))
-            if inside:
-                yield from _rows(reader.backing, start, inside, depth + 1)
-            if size > inside:
-                yield _row(start + inside, size - inside, depth, data=False)
-        elif state == m.HOLE:
-            yield _row(start, size, depth, data=False, present=False)
-        elif state == m.COMPRESSED:
-            yield _row(start, size, depth, data=True, compressed=True)
-        else:
-            place = None if state == m.ZERO else base + host
-            yield _row(start, size, depth, data=state == m.DATA, host=place)
-
-
-def _row(
-    start: int,
-    length: int,
-    depth: int,
-    *,
-    data: bool,
-    present: bool = True,
-    compressed: bool = False,
-    host: int | None = None,
-) -> Row:
+def _row(run: MapRun) -> Row:
     row: Row = {
-        "start": start,
-        "length": length,
-        "depth": depth,
-        "present": present,
-        "zero": not data,
-        "data": data,
-        "compressed": compressed,
+        "start": run.offset,
+        "length": run.length,
+        "depth": run.depth,
+        "present": run.present,
+        "zero": not run.data,
+        "data": run.data,
+        "compressed": run.compressed,
     }
-    if host is not None:
-        row["offset"] = host
+    if run.host is not None:
+        row["offset"] = run.host
     return row
 
 

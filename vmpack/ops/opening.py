@@ -164,5 +164,7 @@ def sources_of(reader: object) -> list[ByteSource]:
             source = getattr(current, name, None)
             if isinstance(source, ByteSource):
                 found.append(source)
+        # The further files of an image that has several.
+        found.extend(getattr(current, "part_sources", ()))
         current = getattr(current, "backing", None)
     return found

@@ -90,6 +90,7 @@ def pack(
     workers: int | None = None,
     allow_backing: bool = False,
     backing_dirs: Sequence[PathLike] = (),
+    parents: Sequence[str] = (),
     max_size: int | None = None,
     force: bool = False,
     progress: Progress = SILENT,
@@ -114,8 +115,17 @@ def pack(
         )
     wanted = _load_config(config, config_path)
     options = OpenOptions(
-        allow_backing=allow_backing, backing_dirs=tuple(os.fspath(one) for one in backing_dirs)
+        allow_backing=allow_backing,
+        backing_dirs=tuple(os.fspath(one) for one in backing_dirs),
+        parents=tuple(parents),
+        max_size=max_size,
     )
+    if parents and len(sources) + len(disks or {}) > 1:
+        raise UsageError(
+            "parents are given for more than one disk",
+            field="--parent",
+            hint="pack the disk with the parents alone, or flatten it with vmpack convert first",
+        )
     with ExitStack() as stack:
         opened = [
             _open_disk(stack, disk_id, path, format, options, max_size)

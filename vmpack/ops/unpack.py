@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from vmpack.bundle.manifest import Disk
 from vmpack.bundle.reader import Bundle
-from vmpack.errors import DamagedError, OutputError, UsageError, from_os_error
+from vmpack.errors import DamagedError, OutputError, from_os_error
 from vmpack.machine.plain import toml_text
+from vmpack.ops.bundle_disk import BundleDisk
+from vmpack.ops.create import writable
+from vmpack.ops.writing import NewImage
 from vmpack.output import Output
 from vmpack.progress import SILENT, Progress
 
+if TYPE_CHECKING:
+    from vmpack.formats.base import Format
+
 PathLike = str | os.PathLike[str]
-Target = Literal["raw", "qcow2"]
 CONFIG_NAME = "vm.toml"
 BLOB_FOLDER = "blobs"
 
@@ -45,31 +50,31 @@ def unpack(
     bundle: PathLike,
     out_dir: PathLike,
     *,
-    to: Target = "qcow2",
+    to: str = "qcow2",
     force: bool = False,
     verify: bool = True,
     workers: int | None = None,
     progress: Progress = SILENT,
 ) -> UnpackResult:
-    """Write the disks of ``bundle`` as ``ID.raw`` or ``ID.qcow2``, ``vm.toml`` and its blobs.
+    """Write the disks of ``bundle`` as ``ID.raw``, ``ID.qcow2``..., ``vm.toml`` and its blobs.
 
-    Raw disks have the source's exact bytes and size, holes as holes; qcow2 disks get the bundle's
-    frames as they are. ``verify`` checks content digests (raw) or stored digests (qcow2). Files
-    appear under their names when all of them are complete.
+    ``to`` is any format that can be written. Raw disks have the source's exact bytes and size,
+    holes as holes; qcow2 disks get the bundle's frames as they are. ``verify`` checks content
+    digests (qcow2: stored digests), and reads images of other formats back. Files appear under
+    their names when all of them are complete.
 
     Raises :class:`DamagedError` when the bundle is not sound, :class:`OutputError` when a file
     exists and ``force`` is not set or cannot be written; on any error no file is left.
     """
-    if to not in ("raw", "qcow2"):
-        raise UsageError(f"unknown target {to!r}", hint="targets are raw and qcow2")
+    target = writable(to)
     folder = os.fspath(out_dir)
     with Bundle.open(bundle) as opened, ExitStack() as stack:
         config = toml_text(opened.manifest.config).encode()
         if not force:
-            _require_absent(opened, folder, to)
+            _require_absent(opened, folder, target.suffixes[0])
         made = _make_folder(folder)
         done = False
-        outputs: list[Output] = []
+        outputs: list[Output | NewImage] = []
         try:
 
             def output(name: str) -> Output:
@@ -79,9 +84,14 @@ def unpack(
                 return out
 
             for disk in opened.disks:
-                out = output(f"{disk.id}.{to}")
-                write = _write_raw if to == "raw" else _write_qcow2
-                write(opened, disk, out, verify, workers, progress)
+                name = f"{disk.id}{target.suffixes[0]}"
+                if target.name in _DIRECT:
+                    write = _DIRECT[target.name]
+                    write(opened, disk, output(name), verify, workers, progress)
+                else:
+                    new = _new_image(opened, disk, target, os.path.join(folder, name), force)
+                    outputs.append(stack.enter_context(new))
+                    _write_image(opened, disk, new, verify, workers, progress)
             files = {CONFIG_NAME: config}
             for blob in opened.manifest.blobs:
                 files[os.path.join(BLOB_FOLDER, blob.name)] = opened.blob(blob.name)
@@ -99,16 +109,17 @@ def unpack(
         return UnpackResult(
             folder=folder,
             disks=tuple(
-                (disk.id, os.path.join(folder, f"{disk.id}.{to}")) for disk in opened.disks
+                (disk.id, os.path.join(folder, f"{disk.id}{target.suffixes[0]}"))
+                for disk in opened.disks
             ),
             files=tuple(os.path.join(folder, name) for name in files),
             sync_seconds=sum(out.sync_seconds for out in outputs),
         )
 
 
-def _require_absent(bundle: Bundle, folder: str, to: Target) -> None:
+def _require_absent(bundle: Bundle, folder: str, suffix: str) -> None:
     """No file of the result exists: said before the first disk is written, not after the last."""
-    names = [f"{disk.id}.{to}" for disk in bundle.disks]
+    names = [f"{disk.id}{suffix}" for disk in bundle.disks]
     names += [os.path.join(BLOB_FOLDER, blob.name) for blob in bundle.manifest.blobs]
     for name in (*names, CONFIG_NAME):
         path = os.path.join(folder, name)
@@ -154,10 +165,14 @@ def _write_raw(
         label=f"unpacking {disk.id}",
         digest=verify,
     )
-    if verify and result.content_digest != disk.content_digest:
+    if verify:
+        _require_content(bundle, disk, result.content_digest)
+
+
+def _require_content(bundle: Bundle, disk: Disk, found: str | None) -> None:
+    if found != disk.content_digest:
         raise DamagedError(
-            f"disk {disk.id} has content digest {result.content_digest}, "
-            f"the manifest says {disk.content_digest}",
+            f"disk {disk.id} has content digest {found}, the manifest says {disk.content_digest}",
             path=bundle.path,
             clause="VMP-ID-3",
             hint="vmpack check --full says what is damaged",
@@ -172,6 +187,32 @@ def _write_qcow2(
     copy_disk(
         bundle, disk.id, out.fd, path=out.name, verify=verify, workers=workers, progress=progress
     )
+
+
+def _new_image(bundle: Bundle, disk: Disk, target: Format, path: str, force: bool) -> NewImage:
+    from vmpack.formats.base import CreateOptions
+
+    options = CreateOptions(virtual_size=disk.exact_size)
+    return NewImage(target, path, options, force=force, inputs=[bundle.source])
+
+
+def _write_image(
+    bundle: Bundle, disk: Disk, new: NewImage, verify: bool, workers: int | None, progress: Progress
+) -> None:
+    copied = new.copy(
+        BundleDisk(bundle.disk(disk.id), None, disk.exact_size),
+        workers=workers,
+        progress=progress,
+        label=f"unpacking {disk.id}",
+        digest=verify,
+    )
+    if verify:
+        _require_content(bundle, disk, copied.content_digest)
+        new.verify(disk.content_digest, workers=workers, progress=progress)
+
+
+_DIRECT = {"raw": _write_raw, "qcow2": _write_qcow2}
+"""Formats with a way of their own out of a bundle."""
 
 
 def _write_file(out: Output, data: bytes) -> None:

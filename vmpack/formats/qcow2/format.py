@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from vmpack.formats.base import CreateOptions, Format, ImageReader, ImageWriter, OpenOptions
+from vmpack.formats.base import (
+    CreateOptions,
+    Format,
+    ImageReader,
+    ImageWriter,
+    Measurer,
+    OpenOptions,
+)
 from vmpack.source import ByteSource
 
 _MAGIC = b"QFI\xfb"
@@ -18,6 +25,12 @@ def _open(source: ByteSource, options: OpenOptions) -> ImageReader:
     return Qcow2Reader(source, options)
 
 
+def _measure(options: CreateOptions) -> Measurer:
+    from vmpack.formats.qcow2.measure import Qcow2Measurer
+
+    return Qcow2Measurer(options)
+
+
 def _create(fd: int, options: CreateOptions) -> ImageWriter:
     from vmpack.formats.qcow2.writer import create
 
@@ -31,6 +44,7 @@ FORMAT = Format(
     probe=_probe,
     open=_open,
     create=_create,
+    measure=_measure,
     options={
         "compat": "version: 1.1 (default) or 0.10",
         "cluster_size": "bytes of a cluster: 512 to 2M, default 64K",

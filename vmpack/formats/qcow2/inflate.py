@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from vmpack.errors import DamagedError
-from vmpack.formats.qcow2.mapping import Run
+from vmpack.formats.mapped import Run
 from vmpack.formats.qcow2.structs import COMPRESSION_ZSTD
 from vmpack.source import ByteSource
 

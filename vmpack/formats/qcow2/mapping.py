@@ -14,10 +14,10 @@ from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple
 
 from vmpack.binary import require_range
 from vmpack.errors import DamagedError
+from vmpack.formats.mapped import COMPRESSED, DATA, HOLE, ZERO, ZERO_ALLOCATED, Run
 from vmpack.formats.qcow2.header import ImageHeader
 from vmpack.formats.qcow2.structs import (
     ENTRY_COMPRESSED,
@@ -29,29 +29,11 @@ from vmpack.formats.qcow2.structs import (
 )
 from vmpack.source import ByteSource
 
-HOLE, ZERO, ZERO_ALLOCATED, DATA, COMPRESSED = range(5)
-"""What a run is: not in this image; zeros; zeros with a host cluster kept; data; compressed."""
-
 CACHE_BYTES = 16 << 20
 L1_RESERVED = ~(L1_OFFSET_MASK | ENTRY_COPIED) & (1 << 64) - 1
 L2_RESERVED = ~(L2_OFFSET_MASK | ENTRY_COPIED | ENTRY_COMPRESSED | ENTRY_ZERO) & (1 << 64) - 1
 ALL_ALLOCATED = 0xFFFF_FFFF
 ALL_ZERO = 0xFFFF_FFFF << 32
-
-
-class Run(NamedTuple):
-    """``length`` guest bytes from ``offset``, all in one state.
-
-    ``host`` is where DATA, ZERO_ALLOCATED and COMPRESSED bytes begin in the image; a COMPRESSED
-    run is one whole cluster, whose ``host_length`` stored bytes end on a sector boundary or at the
-    end of the file.
-    """
-
-    offset: int
-    length: int
-    state: int
-    host: int = 0
-    host_length: int = 0
 
 
 def load_table(source: ByteSource, offset: int, entries: int) -> array[int]:

@@ -6,21 +6,17 @@ from collections.abc import Iterator
 
 from vmpack.binary import escape
 from vmpack.errors import DamagedError, UnsupportedError, VmpackError
-from vmpack.extent import Extent, Kind, coalesce
-from vmpack.formats.base import Finding, ImageInfo, ImageReader, OpenOptions
+from vmpack.formats.base import Finding, ImageInfo, OpenOptions
+from vmpack.formats.mapped import COMPRESSED, MappedReader, Run
 from vmpack.formats.qcow2 import FORMAT
-from vmpack.formats.qcow2 import mapping as m
 from vmpack.formats.qcow2.header import load_header
 from vmpack.formats.qcow2.inflate import Inflater
-from vmpack.formats.qcow2.mapping import Mapping, Run
+from vmpack.formats.qcow2.mapping import Mapping
 from vmpack.formats.qcow2.records import find_snapshot
-from vmpack.formats.raw import require_inside
 from vmpack.source import ByteSource
 
-_KINDS = (Kind.HOLE, Kind.ZERO, Kind.ZERO, Kind.DATA, Kind.DATA)
 
-
-class Qcow2Reader:
+class Qcow2Reader(MappedReader):
     """A qcow2 image over a file or a window of one. Opening reads the first cluster only.
 
     Raises :class:`DamagedError`, :class:`UnsupportedError` or :class:`UnsafeError` for an image
@@ -33,8 +29,6 @@ class Qcow2Reader:
         self.path = source.path
         self.source = source
         self.options = options or OpenOptions()
-        self.backing: ImageReader | None = None
-        self.data_source: ByteSource | None = None
         self._refusal: VmpackError | None = None
         try:
             self._open()
@@ -95,99 +89,30 @@ class Qcow2Reader:
                     clause="QCOW2-EXT-3",
                 )
             self.data_source = open_named(
-                self.source, header.data_file, self.options, what="external data file"
+                self.source,
+                header.data_file,
+                self.options,
+                what="external data file",
+                clauses="QCOW2-REF",
             )
         if header.backing_name is not None:
             self.backing = open_backing(
-                self.source, header.backing_name, header.backing_format, self.options
+                self.source,
+                header.backing_name,
+                header.backing_format,
+                self.options,
+                clauses="QCOW2-REF",
             )
 
-    def _require_data(self) -> None:
+    def require_data(self) -> None:
         if self._refusal is not None:
             raise self._refusal
 
-    def runs(self, offset: int, length: int) -> Iterator[Run]:
-        """Mapping by this image alone of ``[offset, offset + length)``, clipped to it.
+    def lookup(self, offset: int, length: int) -> Iterator[Run]:
+        return self.mapping.runs(offset, length)
 
-        A COMPRESSED run's ``host`` is where its whole cluster is stored, also where it is clipped.
-        """
-        end = offset + length
-        for run in self.mapping.runs(offset, length):
-            low, high = max(run.offset, offset), min(run.offset + run.length, end)
-            host = run.host
-            if run.state in (m.DATA, m.ZERO_ALLOCATED):
-                host += low - run.offset
-            yield Run(low, high - low, run.state, host, run.host_length)
-
-    def extents(self, offset: int = 0, length: int | None = None) -> Iterator[Extent]:
-        self._require_data()
-        length = self.virtual_size - offset if length is None else length
-        require_inside(offset, length, self.virtual_size, self.path)
-        return coalesce(self._extents(offset, length))
-
-    def _extents(self, offset: int, length: int) -> Iterator[Extent]:
-        # Neighbours of one kind, cluster after cluster in a compressed image, become one extent.
-        start, kind = offset, Kind.HOLE
-        position, end = offset, offset + length
-        for first, size, state, _, _ in self.mapping.runs(offset, length):
-            if state == m.HOLE and self.backing is not None:
-                yield Extent(start, position - start, kind)
-                inside, start = max(first, offset), min(first + size, end)
-                yield from self._backing_extents(inside, start - inside)
-                position = start
-                continue
-            if _KINDS[state] is not kind:
-                yield Extent(start, position - start, kind)
-                start, kind = position, _KINDS[state]
-            position = first + size
-        yield Extent(start, min(position, end) - start, kind)
-
-    def _backing_extents(self, offset: int, length: int) -> Iterator[Extent]:
-        assert self.backing is not None
-        inside = max(0, min(length, self.backing.virtual_size - offset))
-        if inside:
-            yield from self.backing.extents(offset, inside)
-        yield Extent(offset + inside, length - inside, Kind.HOLE)
-
-    def read(self, offset: int, length: int) -> bytes:
-        self._require_data()
-        require_inside(offset, length, self.virtual_size, self.path)
-        parts: list[bytes] = []
-        compressed: list[Run] = []
-        end = offset + length
-        for run in self.mapping.runs(offset, length):
-            if run.state == m.COMPRESSED:
-                compressed.append(run)
-                continue
-            if compressed:
-                parts += self._decoded(compressed, offset, end)
-                compressed = []
-            low, high = max(run.offset, offset), min(run.offset + run.length, end)
-            if run.state == m.DATA:
-                host = run.host + low - run.offset
-                parts.append((self.data_source or self.source).pread(host, high - low))
-            elif run.state == m.HOLE and self.backing is not None:
-                parts.append(self._backing_bytes(low, high - low))
-            else:
-                parts.append(bytes(high - low))
-        if compressed:
-            parts += self._decoded(compressed, offset, end)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _decoded(self, runs: list[Run], offset: int, end: int) -> list[bytes]:
-        clusters = self._inflater.decode(runs)
-        last = runs[-1]
-        if last.offset + last.length > end:
-            clusters[-1] = clusters[-1][: end - last.offset]
-        if runs[0].offset < offset:
-            clusters[0] = clusters[0][offset - runs[0].offset :]
-        return clusters
-
-    def _backing_bytes(self, offset: int, length: int) -> bytes:
-        assert self.backing is not None
-        inside = max(0, min(length, self.backing.virtual_size - offset))
-        data = self.backing.read(offset, inside) if inside else b""
-        return data + bytes(length - inside) if inside < length else data
+    def decode(self, runs: list[Run]) -> list[bytes]:
+        return self._inflater.decode(runs)
 
     def compressed_frames(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
         """``(guest offset, host offset, host length)`` of the compressed clusters of a range.
@@ -196,7 +121,7 @@ class Qcow2Reader:
         file's end: where a frame ends exactly, only its own format or an index can tell.
         """
         for run in self.mapping.runs(offset, length):
-            if run.state == m.COMPRESSED:
+            if run.state == COMPRESSED:
                 yield run.offset, run.host, run.host_length
 
     def info(self) -> ImageInfo:
@@ -208,13 +133,6 @@ class Qcow2Reader:
         from vmpack.formats.qcow2.check import check_image
 
         return check_image(self)
-
-    def close(self) -> None:
-        if self.backing is not None:
-            self.backing.close()
-        if self.data_source is not None:
-            self.data_source.close()
-        self.source.close()
 
     def __repr__(self) -> str:
         return f"<qcow2 {escape(self.path)!r}, {self.virtual_size} bytes>"

@@ -93,6 +93,8 @@ class _Prepared:
 class Qcow2Writer:
     """An image under construction on a file descriptor. Data arrives in whole clusters."""
 
+    seed = None
+
     def __init__(
         self,
         fd: int,
