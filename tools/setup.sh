@@ -22,6 +22,9 @@ packages=(
     dosfstools /usr/sbin/mkfs.vfat
     e2fsprogs /usr/sbin/mke2fs
     fdisk /usr/sbin/sfdisk
+    libqcow-utils /usr/bin/qcowinfo
+    libvhdi-utils /usr/bin/vhdiinfo
+    libvmdk-utils /usr/bin/vmdkinfo
 )
 
 install_packages() {
