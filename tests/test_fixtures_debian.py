@@ -33,7 +33,8 @@ def test_debian_boots_to_login_with_nothing_failed(guest_debian: Path, tmp_path:
             "systemctl --failed --no-legend; echo fini''shed\n"
         )
         guest.wait_serial("finished", BOOT_S)
-        said = guest.serial().rpartition("root@vmpack-debian:~#")[0].splitlines()
+        # The next prompt may not be there yet: all that was said counts.
+        said = guest.serial().splitlines()
         assert "running" in said
         assert said.count("active") == 2
         guest.type_into_serial("poweroff\n")
