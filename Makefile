@@ -24,8 +24,8 @@ bench: setup  ## measure vmpack beside qemu-img on the Debian guest
 	@tools/build.sh debian
 	@$(PYTHON) -m bench
 
-fuzz: setup  ## mutate images, then look for new examples in the property tests (FUZZ_SECONDS=n, FUZZ_EXAMPLES=n)
-	@$(PYTHON) tools/fuzz.py --seconds $(or $(FUZZ_SECONDS),60) --seed $(or $(FUZZ_SEED),1)
+fuzz: setup  ## mutate images, then look for new examples in the property tests (FUZZ_SECONDS=n, FUZZ_FORMATS="vmdk vhd", FUZZ_EXAMPLES=n)
+	@$(PYTHON) tools/fuzz.py --seconds $(or $(FUZZ_SECONDS),60) --seed $(or $(FUZZ_SEED),1) $(FUZZ_FORMATS)
 	@HYPOTHESIS_PROFILE=fuzz $(PYTHON) -m pytest -m hypothesis $(PYTEST_ARGS)
 
 lint: setup  ## ruff and mypy
