@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "raw": "vmpack.formats.raw",
     "qcow2": "vmpack.formats.qcow2",
+    "vmdk": "vmpack.formats.vmdk",
 }
 
 RAW_SUFFIXES = (".raw", ".img", ".iso")
@@ -35,7 +36,6 @@ KNOWN_UNSUPPORTED = {
     "vhd": "Microsoft VHD",
     "vpc": "Microsoft VHD",
     "vhdx": "Microsoft VHDX",
-    "vmdk": "VMware VMDK",
 }
 """Formats that vmpack knows by name or magic and does not read."""
 
