@@ -20,6 +20,11 @@ from vmpack.ops.convert import convert
 from vmpack.source import ByteSource
 
 SIZES = (0, 1, 511, 512, 513, 65535, 65536, 65537, 1_234_567)
+UNCHECKED = ("raw", "vhd")
+"""Formats that qemu-img check does not know."""
+LARGE = {"vhd": 400 << 30}
+"""Bytes of a large disk: 8 TiB, what ext4 lets a sparse raw file be, unless the format holds less
+or stores its whole table."""
 pytestmark = pytest.mark.parametrize("name", formats.names())
 
 
@@ -99,7 +104,7 @@ def test_qemu_reads_what_is_written(
     image = written(name, tmp_path, data)
     raw = tmp_path / "source.raw"
     each_qemu_img.assert_identical(raw, image, fmt_a="raw", fmt_b=formats.get(name).qemu_name)
-    if name != "raw":
+    if name not in UNCHECKED:
         each_qemu_img.assert_clean(image, fmt=formats.get(name).qemu_name)
 
 
@@ -152,18 +157,18 @@ def test_unknown_options_are_refused(name: str, tmp_path: Path) -> None:
 
 
 def test_opening_reads_no_data(name: str, tmp_path: Path) -> None:
-    """A disk of 64 TiB opens, and says where its data is, without reading it."""
+    """A large disk opens, and says where its data is, without reading it."""
     from vmpack.ops.create import create
 
     image = tmp_path / "huge"
+    size = LARGE.get(name, 8 << 40) - 512
     try:
-        # 8 TiB: what ext4 lets a sparse raw file be.
-        create(image, (8 << 40) - 512, name)
+        create(image, size, name)
     except VmpackError as exc:
         pytest.fail(f"{exc}")
     reader = opened(name, image)
-    assert reader.virtual_size == (8 << 40) - 512
+    assert reader.virtual_size == size
     assert all(extent.kind is not Kind.DATA for extent in reader.extents())
-    assert reader.read((8 << 40) - 1024, 512) == bytes(512)
+    assert reader.read(size - 512, 512) == bytes(512)
     reader.close()
     assert image.stat().st_blocks * 512 < 1 << 20

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 _MODULES = {
     "raw": "vmpack.formats.raw",
     "qcow2": "vmpack.formats.qcow2",
+    "vhdx": "vmpack.formats.vhdx",
     "vmdk": "vmpack.formats.vmdk",
+    "vhd": "vmpack.formats.vhd",
+    "vdi": "vmpack.formats.vdi.format",
 }
 
 RAW_SUFFIXES = (".raw", ".img", ".iso")
@@ -32,10 +35,6 @@ KNOWN_UNSUPPORTED = {
     "parallels": "Parallels image",
     "qcow": "qcow version 1",
     "qed": "QED image",
-    "vdi": "VirtualBox VDI",
-    "vhd": "Microsoft VHD",
-    "vpc": "Microsoft VHD",
-    "vhdx": "Microsoft VHDX",
 }
 """Formats that vmpack knows by name or magic and does not read."""
 

@@ -229,4 +229,7 @@ class Format:
     stream: Callable[[CreateOptions], StreamWriter] | None = None
     """Writer for a pipe; raises :class:`UsageError` for options that no stream can carry."""
     measure: Callable[[CreateOptions], Measurer] | None = None
+    disk_size: Callable[[CreateOptions], int] | None = None
+    """Bytes of the disk that the writer makes, where options can ask for more than the source has
+    (an alignment that an importer wants)."""
     aliases: tuple[str, ...] = ()
