@@ -12,22 +12,19 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from tests.support.fuzz_corpus import corpus_of, save
-from vmpack import formats
 
 
 def main() -> int:
     """Fuzz, say what happened, 0 if nothing failed."""
     arguments = _arguments()
     if arguments.atheris:
-        from tests.support.fuzz_atheris import run_atheris
+        return _atheris(arguments)
+    from tests.support.fuzz_corpus import corpus_of, save
+    from vmpack import formats
 
-        return run_atheris(arguments.atheris, arguments.corpus, arguments.keep, arguments.words)
     if arguments.seconds is None and arguments.count is None:
         arguments.seconds = 60.0
     names = arguments.words or formats.names()
@@ -46,9 +43,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "words", nargs="*", metavar="FORMAT", help="all formats where none is named"
-    )
+    parser.add_argument("words", nargs="*", metavar="FORMAT", help="default: all")
     parser.add_argument("--seconds", type=float, help="how long to go on, over all formats")
     parser.add_argument("--count", type=int, help="how many images to try, of each format")
     parser.add_argument("--seed", type=int, default=1)
@@ -59,8 +54,20 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _atheris(arguments: argparse.Namespace) -> int:
+    # vmpack is not imported yet: atheris has to see that happen.
+    from tests.support.fuzz_atheris import run_atheris
+
+    try:
+        run_atheris(arguments.atheris, arguments.corpus, arguments.keep, arguments.words)
+    except ImportError as exc:
+        print(f"{exc}: .venv/bin/python -m pip install '.[fuzz]'", file=sys.stderr)
+    return 2
+
+
 def _fuzz(name: str, arguments: argparse.Namespace, among: int, scratch: Path) -> bool:
     from tests.support.fuzz import fuzz
+    from tests.support.fuzz_corpus import corpus_of
 
     report = fuzz(
         corpus_of(name, arguments.corpus, scratch / "corpus"),
@@ -82,7 +89,7 @@ def _fuzz(name: str, arguments: argparse.Namespace, among: int, scratch: Path) -
 
 def _fast_folder() -> str | None:
     """Memory, where there is such a folder: a mutated image is worth no disk's work."""
-    return next((name for name in ("/dev/shm",) if Path(name).is_dir()), None)  # noqa: S108
+    return next((name for name in ("/dev/shm",) if Path(name).is_dir()), None)
 
 
 if __name__ == "__main__":

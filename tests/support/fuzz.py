@@ -38,6 +38,8 @@ MEMORY_LIMIT = 200 << 20
 INTERESTING = (0, 1, 2, 3, 8, 9, 16, 21, 22, 64, 72, 104, 255, 256, 511, 512, 513, 4096, 65535)
 WIDE = (0, 1, 1 << 31, (1 << 32) - 1, 1 << 33, (1 << 62) - 1, 1 << 62, 1 << 63, (1 << 64) - 1)
 
+TEXTS = (b"0", b"-1", b"99999999999999999999", b'"', b"\n", b"=", b"\xff", b"../", b"%")
+
 
 class TooSlowError(BaseException):
     """An image took more than its time; not an ``Exception``, so that no reader catches it."""
@@ -93,8 +95,8 @@ def _word(rng: random.Random, patient: Patient, part: int, at: int) -> None:
     value = rng.choice(INTERESTING if rng.random() < 0.5 else WIDE)
     if rng.random() < 0.4:
         value = rng.randrange(len(patient.now[part]) // 512 + 2) * rng.choice((1, 512))
-    order = "big" if rng.random() < 0.5 else "little"
-    patient.put(part, at // width * width, (value % (1 << 8 * width)).to_bytes(width, order))
+    data = (value % (1 << 8 * width)).to_bytes(width, "big")
+    patient.put(part, at // width * width, data if rng.random() < 0.5 else data[::-1])
 
 
 def _copy(rng: random.Random, patient: Patient, part: int, at: int) -> None:

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.support.fuzz_corpus import corpus_of
 from tests.support.fuzz_patient import SECTOR, Patient, Specimen
 
 
@@ -38,29 +37,28 @@ def lay(patient: Patient, sectors: Sequence[tuple[int, int]], data: bytes) -> No
 
 def run_atheris(
     format_name: str, kept: Path | None, keep: Path | None, words: Sequence[str]
-) -> int:
+) -> None:
     """Let libFuzzer run until its ``words`` say stop; failing inputs go to ``keep``.
 
-    libFuzzer ends the process: a return means that atheris is missing.
+    libFuzzer ends the process. Raises :class:`ImportError` where atheris is missing.
     """
-    try:
-        import atheris
-    except ImportError:
-        print("atheris is missing: .venv/bin/python -m pip install '.[fuzz]'", file=sys.stderr)
-        return 2
-    with atheris.instrument_imports(include=["vmpack"]):
-        import vmpack.ops.check
-        import vmpack.ops.info
-        from tests.support import fuzz
+    import atheris
+
     folder = Path(tempfile.mkdtemp(prefix="vmpack-atheris-"))
-    corpus = corpus_of(format_name, kept, folder / "corpus")
-    patients = [Patient(one, folder / "mutated" / one.name) for one in corpus]
+    # Readers are imported at their first use: within this block, so that libFuzzer sees into them.
+    with atheris.instrument_imports(include=["vmpack"]):
+        from tests.support import fuzz
+        from tests.support.fuzz_corpus import corpus_of
+
+        corpus = corpus_of(format_name, kept, folder / "corpus")
+        patients = [Patient(one, folder / "mutated" / one.name) for one in corpus]
+        for patient in patients:
+            fuzz.attempt(patient, all_ways=True, folder=folder)
     sectors = [one.sectors() for one in corpus]
     inputs = folder / "inputs"
     inputs.mkdir()
     for number, one in enumerate(corpus):
         (inputs / one.name).write_bytes(packed(number, one))
-        fuzz.attempt(patients[number], all_ways=True, folder=folder)
 
     def one_input(data: bytes) -> None:
         if data:
@@ -76,7 +74,6 @@ def run_atheris(
 
     longest = max(len(packed(0, one)) for one in corpus) + 8 * SECTOR
     place = f"{keep or folder}/"
-    argv = [sys.argv[0], str(inputs), f"-max_len={longest}", f"-artifact_prefix={place}", *words]
+    argv = [sys.argv[0], f"-max_len={longest}", f"-artifact_prefix={place}", *words, str(inputs)]
     atheris.Setup(argv, one_input)
     atheris.Fuzz()
-    return 0

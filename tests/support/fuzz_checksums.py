@@ -30,7 +30,7 @@ def _vhd(data: bytearray) -> Iterator[Change]:
     header = int.from_bytes(data[16:24], "big")
     places.append((header if header < len(data) else 512, 1024, 36))
     for at, length, field in places:
-        if at >= 0 and data[at : at + 8] in (b"conectix", b"cxsparse"):
+        if at >= 0 and bytes(data[at : at + 8]) in (b"conectix", b"cxsparse"):
             summed = sum(data[at : at + length]) - sum(data[at + field : at + field + 4])
             yield at + field, (~summed & 0xFFFF_FFFF).to_bytes(4, "big")
 
