@@ -8,21 +8,21 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from vmpack.bundle.manifest import MAX_BLOB, Manifest
 from vmpack.bundle.writer import (
     BundleWriter,
     check_blob_name,
-    check_disk_id,
     default_cluster_size,
 )
-from vmpack.errors import InputError, RefusedError, UsageError
-from vmpack.formats.base import ImageReader, OpenOptions
+from vmpack.errors import RefusedError, UsageError
+from vmpack.formats.base import OpenOptions
 from vmpack.formats.qcow2.writer import DEFAULT_LEVEL
 from vmpack.machine import canonical
-from vmpack.ops.opening import open_image, require_idle, require_max_size, sources_of
+from vmpack.ops.opening import sources_of
+from vmpack.ops.pack_sources import Gathered, PackDisk, check_unchanged, gather
 from vmpack.output import Output
 from vmpack.progress import SILENT, Progress
 from vmpack.source import ByteSource
@@ -48,6 +48,8 @@ class PackResult:
     config: Mapping[str, object]
     sync_seconds: float
     """Time spent waiting for the disk (fsync)."""
+    report: Mapping[str, object] | None = None
+    """What became of each field of a foreign config."""
 
     def as_dict(self) -> dict[str, object]:
         """The JSON document of ``vmpack pack``."""
@@ -61,17 +63,8 @@ class PackResult:
             "disks": [dict(disk) for disk in self.disks],
             "config": dict(self.config),
             "sync-milliseconds": round(self.sync_seconds * 1000),
+            **({} if self.report is None else {"report": dict(self.report)}),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """A disk to pack: its id, its reader and what its source looked like at the start."""
-
-    id: str
-    path: str
-    reader: ImageReader
-    stamp: list[tuple[int, int]]
 
 
 def pack(
@@ -92,10 +85,14 @@ def pack(
     backing_dirs: Sequence[PathLike] = (),
     parents: Sequence[str] = (),
     max_size: int | None = None,
+    strict: bool = False,
     force: bool = False,
     progress: Progress = SILENT,
 ) -> PackResult:
     """Write a bundle of ``sources`` (images, the boot disk first) to ``output``.
+
+    One source may be a machine as another hypervisor describes it (an OVA, a VMX, ...): its config
+    is taken over, and ``disks`` names the files that it cannot. ``strict`` refuses to drop a field.
 
     ``config`` or the TOML file ``config_path`` describes the machine; what it leaves open is
     pinned from vmpack's own table. Images take the ids of the config's disks in order, then
@@ -127,13 +124,24 @@ def pack(
             hint="pack the disk with the parents alone, or flatten it with vmpack convert first",
         )
     with ExitStack() as stack:
-        opened = [
-            _open_disk(stack, disk_id, path, format, options, max_size)
-            for disk_id, path in _assign_ids(sources, disks or {}, wanted)
-        ]
+        gathered = gather(
+            stack,
+            sources,
+            disks or {},
+            wanted,
+            format=format,
+            options=options,
+            max_size=max_size,
+        )
+        opened, wanted = gathered.disks, gathered.config
+        if strict and gathered.report is not None:
+            gathered.report.require_nothing_dropped(os.fspath(sources[0]))
         inputs = [source for one in opened for source in sources_of(one.reader)]
         _require_other(output, [*(blobs or {}).values(), *([config_path] if config_path else [])])
-        kept = {blob_name: _read_blob(blob_name, path) for blob_name, path in (blobs or {}).items()}
+        kept = dict(gathered.blobs)
+        kept |= {
+            blob_name: _read_blob(blob_name, path) for blob_name, path in (blobs or {}).items()
+        }
         # What does not fit together is said at once, not after the hours that packing may take.
         # In a thread: loading the schema takes as long as packing 50 MiB.
         early = stack.enter_context(ThreadPoolExecutor(1)).submit(
@@ -161,12 +169,13 @@ def pack(
             writer.add_blob(blob_name, data)
         early.result()
         for one in opened:
-            _check_unchanged(one)
+            check_unchanged(one)
         pinned = _pin(wanted, opened, digests, name, identity)
-        manifest = writer.finish(pinned.to_json_dict(), pinned.observable(), _provenance(opened))
+        manifest = writer.finish(pinned.to_json_dict(), pinned.observable(), _provenance(gathered))
         progress.stage("syncing", None)
         out.commit()
-        return describe(os.fspath(output), manifest, out.sync_seconds)
+        report = None if gathered.report is None else gathered.report.as_dict()
+        return replace(describe(os.fspath(output), manifest, out.sync_seconds), report=report)
 
 
 class _Guarded:
@@ -202,47 +211,6 @@ def _load_config(
     return MachineConfig.from_file(config_path)
 
 
-def _assign_ids(
-    sources: Sequence[PathLike], named: Mapping[str, PathLike], config: MachineConfig | None
-) -> list[tuple[str, str]]:
-    """``(disk id, path)`` in the config's order, then the order of the arguments."""
-    given = {disk_id: os.fspath(path) for disk_id, path in named.items()}
-    waiting = [os.fspath(path) for path in sources]
-    assigned: dict[str, str] = {}
-    for disk in (config.disks or ()) if config is not None else ():
-        if disk.id in given:
-            assigned[disk.id] = given.pop(disk.id)
-        elif waiting and not disk.empty:
-            assigned[disk.id] = waiting.pop(0)
-    number = 0
-    for path in waiting:
-        disk_id = "root" if not assigned and "root" not in given else f"disk{number}"
-        while disk_id in assigned or disk_id in given or disk_id == "disk0":
-            number += 1
-            disk_id = f"disk{number}"
-        assigned[disk_id] = path
-    assigned |= given
-    if not assigned:
-        raise UsageError("no disk image to pack", hint="name one: vmpack pack DISK -o NAME.vmpack")
-    return list(assigned.items())
-
-
-def _open_disk(
-    stack: ExitStack,
-    disk_id: str,
-    path: str,
-    format_name: str | None,
-    options: OpenOptions,
-    max_size: int | None,
-) -> _Opened:
-    check_disk_id(disk_id)
-    reader = open_image(path, format=format_name, options=options)
-    stack.callback(reader.close)
-    require_idle(reader)
-    require_max_size(reader, max_size)
-    return _Opened(disk_id, path, reader, _stamp(reader))
-
-
 def _require_other(output: PathLike, inputs: Sequence[PathLike]) -> None:
     """No file that is read whole before the output is opened is the output."""
     for path in inputs:
@@ -252,22 +220,6 @@ def _require_other(output: PathLike, inputs: Sequence[PathLike]) -> None:
                 path=output,
                 hint="name another output",
             )
-
-
-def _stamp(reader: ImageReader) -> list[tuple[int, int]]:
-    """Size and time of change of each file that the image reads from."""
-    states = [os.fstat(source.fd) for source in sources_of(reader)]
-    return [(state.st_size, state.st_mtime_ns) for state in states]
-
-
-def _check_unchanged(one: _Opened) -> None:
-    """A source that was written meanwhile would be packed torn."""
-    if one.stamp != _stamp(one.reader):
-        raise InputError(
-            "was changed while it was packed",
-            path=one.path,
-            hint="shut the machine that uses it down, then pack again",
-        )
 
 
 def _read_blob(name: str, path: PathLike) -> bytes:
@@ -284,7 +236,7 @@ def _read_blob(name: str, path: PathLike) -> bytes:
 
 def _pin(
     config: MachineConfig | None,
-    opened: Sequence[_Opened],
+    opened: Sequence[PackDisk],
     digests: Sequence[tuple[str, str]],
     name: str | None,
     identity: Identity,
@@ -316,14 +268,19 @@ def _default_name(path: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:64] or "vm"
 
 
-def _provenance(opened: Sequence[_Opened]) -> dict[str, object]:
+def _provenance(gathered: Gathered) -> dict[str, object]:
     """Where the bundle came from, without a path of the host that made it."""
     from vmpack import __version__
 
-    return {
+    found: dict[str, object] = {
         "vmpack": __version__,
-        "sources": [{"id": one.id, "format": one.reader.format.qemu_name} for one in opened],
+        "sources": [
+            {"id": one.id, "format": one.reader.format.qemu_name} for one in gathered.disks
+        ],
     }
+    if gathered.report is not None:
+        found["import"] = gathered.report.as_dict()
+    return found
 
 
 def describe(path: str, manifest: Manifest, sync_seconds: float) -> PackResult:

@@ -1,0 +1,41 @@
+"""The registry of hypervisors: whose configs vmpack reads, and for whom it writes.
+
+A hypervisor is one module (or folder) that builds a
+:class:`~vmpack.hypervisors.base.Hypervisor` called ``HYPERVISOR``, and one line here. Nothing is
+imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from vmpack.errors import UsageError
+
+if TYPE_CHECKING:
+    from vmpack.hypervisors.base import Hypervisor
+
+_MODULES: dict[str, str] = {}
+
+
+def names() -> tuple[str, ...]:
+    """Every hypervisor, by the name that ``--to`` takes and ``verbatim`` uses."""
+    return tuple(_MODULES)
+
+
+def get(name: str) -> Hypervisor:
+    """The hypervisor called ``name``; :class:`UsageError` for any other name."""
+    if name not in _MODULES:
+        raise UsageError(f"unknown target {name!r}", hint=f"targets are {', '.join(names())}")
+    module = importlib.import_module(_MODULES[name])
+    found: Hypervisor = module.HYPERVISOR
+    return found
+
+
+def recognise(name: str, head: bytes) -> Hypervisor | None:
+    """The hypervisor whose config the file ``name``, which begins with ``head``, is."""
+    for known in names():
+        found = get(known)
+        if found.recognise is not None and found.recognise(name, head):
+            return found
+    return None
