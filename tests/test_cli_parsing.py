@@ -164,6 +164,7 @@ def test_an_option_means_the_same_in_every_command() -> None:
         (["a=1", "b=2"], {"a": "1", "b": "2"}),
         (["a=x,,y"], {"a": "x,y"}),
         (["a=b=c"], {"a": "b=c"}),
+        (["a,b=2"], {"a": "on", "b": "2"}),
     ],
 )
 def test_format_options_are_qemu_imgs(texts: list[str], expected: dict[str, str]) -> None:

@@ -86,6 +86,7 @@ def _lines(result: ConvertResult) -> Iterator[str]:
         ("file", "" if result.size is None else exact_size(result.size)),
         ("content", result.content_digest or ""),
         ("verified", "read back, the same" if result.verified else ""),
+        *(("note", note) for note in result.notes),
     ]
     yield from fields([row for row in rows if row[1]], indent=2)
 

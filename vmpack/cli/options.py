@@ -134,7 +134,7 @@ FORMAT_OPTION = option(
     name="options",
     metavar="K=V",
     many=True,
-    help="option of the format to write (repeat, or separate by commas)",
+    help="option of the format to write (repeat, or separate by commas); K alone is K=on",
 )
 ALLOW_BACKING = option(
     "--allow-backing",
@@ -217,11 +217,15 @@ def pairs(values: Sequence[str], *, flag: str, what: str) -> dict[str, str]:
 
 
 def format_options(values: Sequence[str]) -> dict[str, str]:
-    """``-o k=v``, repeated or with commas as qemu-img has it (a doubled comma is a comma)."""
+    """``-o k=v``, repeated or with commas as qemu-img has it (a doubled comma is a comma).
+
+    A bare ``k`` is ``k=on``.
+    """
     parts: list[str] = []
     for text in values:
         pieces = text.replace(",,", "\0").split(",")
         parts.extend(piece.replace("\0", ",") for piece in pieces)
+    parts = [f"{part}=on" if part and "=" not in part else part for part in parts]
     return pairs(parts, flag="-o", what="KEY=VALUE")
 
 

@@ -14,6 +14,7 @@ from vmpack.copy import CopyResult, writing
 from vmpack.errors import OutputError, UsageError, from_os_error
 from vmpack.formats.base import CreateOptions, Format, ImageReader, OpenOptions
 from vmpack.ops.create import require_options, writable
+from vmpack.ops.fitting import fit
 from vmpack.ops.grown import GrownDisk
 from vmpack.ops.opening import Path, open_image, require_idle, require_max_size, sources_of
 from vmpack.ops.streams import content_seed, fill, stream, stream_sink
@@ -42,6 +43,8 @@ class ConvertResult:
     """What was written was read back and had the source's content digest."""
     dry_run: bool = False
     sync_seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    """How the disk differs from its source, where the format's options ask for that."""
 
     def as_dict(self) -> dict[str, object]:
         """The JSON document."""
@@ -57,6 +60,7 @@ class ConvertResult:
             "verified": self.verified,
             "dry-run": self.dry_run,
             "sync-milliseconds": round(self.sync_seconds * 1000),
+            "notes": list(self.notes),
         }
 
 
@@ -116,6 +120,7 @@ def convert(
         require_idle(reader)
         require_max_size(reader, max_size)
         disk = _grown(reader, size)
+        disk, notes = fit(job.target, disk, _options(job, disk))
         if dry_run:
             found = _Written(CopyResult(None, data_bytes(disk)), None, False)
         elif job.path == STDOUT:
@@ -136,6 +141,7 @@ def convert(
             verified=found.verified,
             dry_run=dry_run,
             sync_seconds=found.sync_seconds,
+            notes=notes,
         )
     finally:
         reader.close()

@@ -52,7 +52,8 @@ def create(
     with NewImage(target, name, wanted, force=force) as new:
         new.finish()
         new.commit()
-    return CreateResult(name, target.qemu_name, size)
+    made = size if target.disk_size is None else max(size, target.disk_size(wanted))
+    return CreateResult(name, target.qemu_name, made)
 
 
 def writable(name: str) -> Format:
