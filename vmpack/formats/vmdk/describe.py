@@ -12,15 +12,6 @@ from vmpack.formats.vmdk.geometry import geometry
 from vmpack.formats.vmdk.request import STREAM_OPTIMIZED, Identity, Request
 
 
-def is_name(name: str) -> bool:
-    """Whether a descriptor can hold ``name`` as the name of a file."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return bool(name) and name.isprintable() and '"' not in name
-
-
 def describe(request: Request, identity: Identity, extents: Sequence[tuple[int, str]]) -> bytes:
     """The text for an image with these extents (sectors and file names)."""
     kind = "FLAT" if request.flat else "SPARSE"

@@ -58,8 +58,10 @@ FORMAT = Format(
         "subformat": "monolithicSparse (default; with -c streamOptimized), streamOptimized, "
         "monolithicFlat, twoGbMaxExtentSparse or twoGbMaxExtentFlat",
         "adapter_type": "lsilogic (default), buslogic, ide or legacyESX",
-        "hwversion": "virtual hardware version, a number",
-        "toolsversion": "VMware Tools version, a number",
+        "hwversion": "virtual hardware version, a number; default 4",
+        "compat6": "on: the same as hwversion=6",
+        "toolsversion": "VMware Tools version, a number; default 2147483647, looked after by the "
+        "guest",
         "uuid": "the disk's UUID; derived from its content by default",
         "cid": "content id, eight hexadecimal digits; derived from the content by default",
     },

@@ -82,6 +82,14 @@ class Request:
         stem, suffix = os.path.splitext(self.name)
         return (stem if suffix.lower() == ".vmdk" else self.name) or "disk"
 
+    @property
+    def embedded_name(self) -> str:
+        """What a descriptor inside the image calls it.
+
+        Readers that look for a file of that name (libvmdk) find the image itself. A pipe has none.
+        """
+        return self.name if is_name(self.name) else "disk.vmdk"
+
     def new_seed(self) -> ContentSeed | None:
         """What the identifiers will derive from; ``None`` where the CID is given."""
         return ContentSeed(self.virtual_size) if self.cid is None else None
@@ -100,6 +108,15 @@ class Request:
 
         long_id = derive("vmdk longContentID", 12).hex() + f"{cid:08x}"
         return Identity(cid, long_id, self.uuid or _vmware_uuid(derive("vmdk uuid", 16)))
+
+
+def is_name(name: str) -> bool:
+    """Whether a descriptor can hold ``name`` as the name of a file."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return bool(name) and name.isprintable() and '"' not in name
 
 
 def _vmware_uuid(content: bytes) -> bytes:

@@ -11,7 +11,7 @@ import struct
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vmpack.content_seed import ContentSeed
 from vmpack.errors import UnsupportedError, UsageError
@@ -46,8 +46,6 @@ from vmpack.formats.vmdk.structs import (
 
 VERSION = 3
 """Of the header: what VMware's exporter, open-vmdk and QEMU write into a stream."""
-EXTENT_NAME = "generated-stream.vmdk"
-"""What VMware's exporter calls the extent, whatever the file is called: a pipe has no name."""
 HEAD_SECTORS = GRAIN_SECTORS
 """Header, descriptor and zeros, as VMware's exporter has it: the first grain follows."""
 DEFAULT_LEVEL = 6
@@ -117,7 +115,8 @@ class _Grains:
     def head(self, seed: ContentSeed | None) -> bytes:
         """What stands before all grains."""
         request = self.request
-        text = describe(request, request.identity(seed), [(request.capacity, EXTENT_NAME)])
+        extents = [(request.capacity, request.embedded_name)]
+        text = describe(request, request.identity(seed), extents)
         head = self._header(GD_AT_END).encode() + text
         return head + bytes(HEAD_SECTORS * SECTOR - len(head))
 
@@ -249,7 +248,7 @@ def create(options: CreateOptions) -> VmdkStream:
             field="subformat",
             hint="choose -o subformat=streamOptimized, or write to a file",
         )
-    return VmdkStream(replace(request, name=""), options.seed)
+    return VmdkStream(request, options.seed)
 
 
 def _compressor(level: int | None) -> Callable[[bytes | memoryview], bytes]:

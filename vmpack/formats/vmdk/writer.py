@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from vmpack.errors import UnsupportedError, UsageError
 from vmpack.formats.base import CreateOptions, ImageWriter
-from vmpack.formats.vmdk.describe import describe, is_name
+from vmpack.formats.vmdk.describe import describe
 from vmpack.formats.vmdk.layout import (
     DESCRIPTOR_OFFSET,
     DESCRIPTOR_SECTORS,
@@ -16,12 +16,11 @@ from vmpack.formats.vmdk.layout import (
     SPLIT_SECTORS,
     SparseLayout,
 )
-from vmpack.formats.vmdk.request import STREAM_OPTIMIZED, Request, read_request
+from vmpack.formats.vmdk.request import STREAM_OPTIMIZED, Request, is_name, read_request
 from vmpack.formats.vmdk.structs import FLAG_NEWLINES, FLAG_REDUNDANT, SparseHeader
 
 MAX_EXTENTS = 999
 """Their numbers have three digits, and each is an open file while it is written."""
-_FALLBACK = "disk.vmdk"
 
 Extents = list[tuple[int, str]]
 """Sectors and file name of each extent."""
@@ -67,10 +66,11 @@ def _monolithic_sparse(fd: int, request: Request) -> ImageWriter:
 
     layout = SparseLayout(request.capacity, descriptor=True)
     seed = request.new_seed()
-    name = request.name if is_name(request.name) else _FALLBACK
 
     def close() -> None:
-        text = describe(request, request.identity(seed), [(request.capacity, name)])
+        text = describe(
+            request, request.identity(seed), [(request.capacity, request.embedded_name)]
+        )
         put(fd, text, DESCRIPTOR_OFFSET * SECTOR)
         put(fd, _header(layout).encode(), 0)
 
