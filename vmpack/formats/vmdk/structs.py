@@ -94,6 +94,8 @@ GRAIN_MARKER = Struct(
 )
 """What stands before a compressed grain."""
 
+GRAIN_MARKER_BYTES = 12
+
 COWD_HEADER = Struct(
     "magic" / Const(COWD_MAGIC) * "ASCII COWD",
     "version" / Int32ul * "1",
