@@ -107,8 +107,11 @@ def test_it_starts_paused_bare_and_confined() -> None:
     assert argv[0] == "qemu"
     assert {"-nodefaults", "-no-user-config", "-S"} <= set(argv)
     assert values(argv, "-display") == ["none"]
-    sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
-    assert values(argv, "-sandbox") == [sandbox]
+    sandbox = "on,obsolete=deny,elevateprivileges=deny,resourcecontrol=deny"
+    assert values(argv, "-sandbox") == [f"{sandbox},spawn=deny"]
+    for display, spawn in (("vnc", "deny"), ("gtk", "allow"), ("vnc=unix:/x", "deny")):
+        argv = build_argv(plan(options=RunOptions(display=display)))
+        assert values(argv, "-sandbox") == [f"{sandbox},spawn={spawn}"]
     assert values(argv, "-qmp") == ["chardev:qmp"]
 
 

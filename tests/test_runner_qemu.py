@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -69,9 +70,27 @@ def test_the_first_one_in_path_is_taken_unless_one_is_named(
     assert find_qemu().prefix == (require_tool("qemu-system-x86_64"),)
     monkeypatch.setenv("VMPACK_QEMU", named)
     assert find_qemu().prefix == (named,)
-    monkeypatch.setenv("VMPACK_QEMU", str(tmp_path / "absent"))
-    with pytest.raises(QemuMissingError, match=r"VMPACK_QEMU names .*absent"):
-        find_qemu()
+    for absent in (str(tmp_path / "absent"), "absent --words", "un'closed", "''"):
+        monkeypatch.setenv("VMPACK_QEMU", absent)
+        with pytest.raises(QemuMissingError, match=r"VMPACK_QEMU names ") as error:
+            find_qemu()
+        assert absent in error.value.message
+
+
+def test_a_qemu_can_be_named_by_several_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = qemu_of("trixie-backports")
+    # Without the words that find_qemu puts before those it is given.
+    words = other.prefix[2:]
+    monkeypatch.setenv("VMPACK_QEMU", shlex.join(words))
+    found = find_qemu()
+    assert found == other
+    # A program whose name has a space in it is one word, quoted or not.
+    (spaced,) = program(tmp_path / "my qemu", 'exec QEMU "$@"')
+    for text in (spaced, shlex.quote(spaced)):
+        monkeypatch.setenv("VMPACK_QEMU", text)
+        assert find_qemu().prefix == (spaced,)
 
 
 def test_without_a_qemu_the_hint_says_what_to_install(

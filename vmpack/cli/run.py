@@ -230,7 +230,8 @@ COMMAND = Command(
             "--display",
             name="display",
             metavar="X",
-            help="show the screen in a window: QEMU's gtk, sdl, ... (default: none)",
+            help="show the screen: gtk, sdl or spice-app in a window; vnc to viewers on this host,"
+            " vnc=unix:PATH at a socket (default: none)",
         ),
         TIMEOUT,
         QEMU_ARG,

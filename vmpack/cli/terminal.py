@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
+from vmpack.binary import escape
 from vmpack.runner.sanitize import RESET, Sanitizer
 
 if TYPE_CHECKING:
@@ -116,6 +117,9 @@ class Person:
         for number in caught:
             loop.add_signal_handler(number, signals.put_nowait, number)
         try:
+            screen = await session.screen_address()
+            if screen is not None:
+                self._say(f"the screen is at {screen}")
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._obey(session, signals))
                 group.create_task(self._watch_screen())
@@ -133,7 +137,7 @@ class Person:
         while True:
             number = await signals.get()
             if not asked and number == signal.SIGINT:
-                self._say("asking the guest to shut down; press Ctrl-C again to end it at once")
+                self._say("\nasking the guest to shut down; press Ctrl-C again to end it at once")
             asked = True
             await session.interrupt()
             if number != signal.SIGINT:
@@ -142,7 +146,8 @@ class Person:
 
     def _say(self, message: str) -> None:
         if not self._console.quiet:
-            self._console.stderr.write(f"\nvmpack: {message}\n")
+            text = message.lstrip("\n")
+            self._console.stderr.write(f"{message[: -len(text)]}vmpack: {escape(text)}\n")
             self._console.stderr.flush()
 
     async def _watch_screen(self) -> None:

@@ -15,12 +15,13 @@ from vmpack.machine import hardware as hw
 from vmpack.machine.config import MachineConfig
 from vmpack.runner.blocks import CODE, NVRAM, Node, block_nodes
 from vmpack.runner.devices import console_port, devices, network_backends
+from vmpack.runner.display import display_words, is_window
 from vmpack.runner.options import Plan
 from vmpack.units import MiB
 
 __all__ = ["build_argv", "ends_at_reset"]
 
-SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,resourcecontrol=deny,spawn="
 TRANSLATION_CACHE_MIB = 128
 """A Debian guest boots as fast with it as with QEMU's default of 1 GiB."""
 
@@ -31,10 +32,11 @@ def build_argv(plan: Plan) -> list[str]:
         *plan.qemu.prefix,
         *(word for folder in plan.qemu.data_dirs for word in ("-L", folder)),
         *("-nodefaults", "-no-user-config", "-S"),
-        *("-sandbox", SANDBOX),
+        # The libraries of a window start threads and helpers in ways that are killed otherwise.
+        *("-sandbox", SANDBOX + ("allow" if is_window(plan.options.display) else "deny")),
         *_board(plan),
         *_smbios(plan.config, uefi=plan.firmware.kind == "uefi"),
-        *("-display", plan.options.display or "none"),
+        *display_words(plan.options.display),
         *("-boot", "strict=on"),
         # QEMU stays, paused, when the guest is done: its last screen can still be read.
         *("-action", f"reboot={'shutdown' if ends_at_reset(plan.config) else 'reset'}"),

@@ -54,7 +54,9 @@ def of_shutdown(
         return _wanted("the guest powered off", "power-off", expected, awaited, default="shutdown")
     if reason in ("guest-reset", "subsystem-reset"):
         return _wanted("the guest reset the machine", "reset", expected, awaited)
-    if reason in ("host-signal", "host-ui", "host-qmp-quit"):
+    if reason == "host-ui":
+        return "interrupted", "its window was closed"
+    if reason in ("host-signal", "host-qmp-quit"):
         return "interrupted", f"QEMU was told to end ({reason})"
     return "unexpected", f"the machine stopped ({reason})"
 
@@ -107,6 +109,11 @@ _ERRORS: dict[Kind, type[InfrastructureError]] = {
 }
 
 
+_NO_DISPLAY = re.compile(
+    r"Display '\S+' is not available|gtk initialization failed|Could not initialize SDL"
+    r"|egl: render node|capable Spice client|connect to DBus"
+)
+"""What QEMU's user interfaces say when they cannot show anything."""
 _PREFIX = re.compile(r"^(?:\S*qemu\S*: )?(?:warning: )?(?:-\S+ )?")
 _LACKING = re.compile(r"doesn't support requested feature: (\S+)")
 
@@ -130,7 +137,13 @@ def of_exit(returncode: int, stderr: str) -> Verdict:
 def failed_start(returncode: int, stderr: str) -> InfrastructureError:
     """The error for a QEMU that ended before the guest ran."""
     kind, message = of_exit(returncode, stderr)
-    return _ERRORS.get(kind, QemuDiedError)(message, hint=_HINTS.get(kind))
+    hint = _HINTS.get(kind)
+    if kind == "qemu-died" and _NO_DISPLAY.search(stderr):
+        hint = (
+            "a window needs a desktop session, and QEMU's part for it (Debian, Ubuntu: "
+            "qemu-system-gui; Fedora: qemu-ui-gtk); --display vnc needs neither"
+        )
+    return _ERRORS.get(kind, QemuDiedError)(message, hint=hint)
 
 
 class Resets:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vmpack.bundle import Bundle
 from vmpack.bundle.manifest import NVRAM, TPM_STATE
-from vmpack.errors import PinUnavailableError, from_os_error
+from vmpack.errors import PinUnavailableError, UsageError, from_os_error
 from vmpack.machine.config import MachineConfig
 from vmpack.runner.argv import build_argv
 from vmpack.runner.blocks import is_written
 from vmpack.runner.console import Console
+from vmpack.runner.display import display_words, is_window, vnc_socket
 from vmpack.runner.options import Accel, Firmware, Plan, Qemu, RunOptions
 from vmpack.runner.process import ChildProcess, plain_user, spawn
 from vmpack.runner.scratch import Storage, memory_file, reopen
@@ -41,11 +42,16 @@ class Host:
 def find_host(
     bundle: Bundle, config: MachineConfig, options: RunOptions, qemu: Qemu | None
 ) -> Host:
-    """QEMU, accelerator and firmware. Raises :class:`InfrastructureError` for what is missing."""
+    """QEMU, accelerator and firmware.
+
+    Raises :class:`InfrastructureError` for what is missing, :class:`UsageError` for a display that
+    there is not.
+    """
     from vmpack.runner.accel import choose
     from vmpack.runner.firmware import resolve_firmware
     from vmpack.runner.qemu import features, find_qemu, require_zstd
 
+    _check_display(config, options)
     qemu = qemu or find_qemu()
     require_zstd(qemu)
     if config.machine is not None and config.machine not in features(qemu).machines:
@@ -58,6 +64,16 @@ def find_host(
     nvram = find_blob(bundle, NVRAM)
     code = bundle.blob(config.firmware.blob) if config.firmware.blob else None
     return Host(qemu, accel, reason, resolve_firmware(config, qemu, nvram, code))
+
+
+def _check_display(config: MachineConfig, options: RunOptions) -> None:
+    display_words(options.display)
+    if options.display not in (None, "none") and config.display.model in (None, "none"):
+        raise UsageError(
+            "the machine has no graphics card, so there is no screen to show",
+            field="--display",
+            hint="its console is shown in the terminal",
+        )
 
 
 def find_blob(bundle: Bundle, name: str) -> bytes | None:
@@ -118,6 +134,17 @@ class Files:
     def read_picture(self) -> bytes:
         """What QEMU has written."""
         return os.pread(self.picture, os.fstat(self.picture).st_size, 0)
+
+    def remove_at_end(self, path: str | None) -> None:
+        """A socket that QEMU makes: it cannot remove it when it is killed."""
+
+        def remove(path: str) -> None:
+            with suppress(OSError):
+                if stat.S_ISSOCK(os.lstat(path).st_mode):
+                    os.unlink(path)
+
+        if path is not None:
+            self._stack.callback(remove, path)
 
     def handed_over(self) -> None:
         """QEMU has its ends of the sockets: without ours of them its end can be seen."""
@@ -231,9 +258,11 @@ async def keep_tpm(tpm: TpmEmulator, process: ChildProcess, storage: Storage) ->
 def start_qemu(plan: Plan, files: Files) -> ChildProcess:
     """QEMU, paused, with its ends of the sockets. See :func:`vmpack.runner.process.spawn`."""
     devices = ["/dev/kvm"] if plan.accel == "kvm" else []
-    # A window belongs to the user's own desktop, and low ports belong to root.
-    own = plan.options.display or any(port < LOW_PORTS for port, _ in plan.options.forwards)
+    # A window belongs to the user's own desktop, a socket into their folder, low ports to root.
+    own = is_window(plan.options.display) or vnc_socket(plan.options.display) is not None
+    own = own or any(port < LOW_PORTS for port, _ in plan.options.forwards)
     user = None if own else plain_user(plan.qemu.prefix, devices=devices)
     process = spawn(build_argv(plan), inherit=files.descriptors, user=user)
+    files.remove_at_end(vnc_socket(plan.options.display))
     files.handed_over()
     return process

@@ -92,7 +92,8 @@ class RunOptions:
     forwards: tuple[tuple[int, int], ...] = ()
     """``(port of this host's 127.0.0.1, port of the guest)``, TCP."""
     display: str | None = None
-    """QEMU's ``-display``, such as ``gtk``; no window when ``None``."""
+    """Where the screen is shown, as ``--display`` says it: ``gtk``, ``vnc``, ...; nowhere when
+    ``None``. See :mod:`vmpack.runner.display`."""
     timeout_s: float | None = None
     """Wall-clock seconds after which the guest is ended; ``None`` waits as long as it lives."""
     qemu_args: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -41,7 +42,8 @@ __all__ = [
 
 PROGRAM = "qemu-system-x86_64"
 VARIABLE = "VMPACK_QEMU"
-"""Environment variable that names another QEMU than the first one in PATH."""
+"""Environment variable that names another QEMU than the first one in PATH: a program, or several
+words of a shell that start one, such as another root's loader and its options before it."""
 OTHER_PLACES = ("/usr/libexec/qemu-kvm", "/usr/bin/qemu-kvm")
 """Red Hat's distributions keep it here."""
 INSTALL = (
@@ -87,7 +89,7 @@ def find_qemu(prefix: Sequence[str] | None = None) -> Qemu:
     ROMs and modules are then taken from there. Raises :class:`QemuMissingError` when there is
     none, :class:`QemuDiedError` when it does not answer.
     """
-    words = tuple(prefix) if prefix is not None else (_find_program(),)
+    words = tuple(prefix) if prefix is not None else _find_program()
     root = foreign_root(words)
     folders: tuple[str, ...] = ()
     if root is not None:
@@ -100,18 +102,31 @@ def find_qemu(prefix: Sequence[str] | None = None) -> Qemu:
     return Qemu(prefix=words, version=features(found).version, data_dirs=folders)
 
 
-def _find_program() -> str:
+def _find_program() -> tuple[str, ...]:
     named = os.environ.get(VARIABLE)
-    found = shutil.which(named or PROGRAM)
-    if found is None and named:
-        raise QemuMissingError(
-            f"{VARIABLE} names {escape(named)}, which is no program here", hint=INSTALL
-        )
+    if named:
+        return _named(named)
+    found = shutil.which(PROGRAM)
     for path in OTHER_PLACES:
         found = found or shutil.which(path)
     if found is None:
         raise QemuMissingError(f"{PROGRAM} is not installed", hint=INSTALL)
-    return os.path.abspath(found)
+    return (os.path.abspath(found),)
+
+
+def _named(text: str) -> tuple[str, ...]:
+    """The words that ``VARIABLE`` stands for: one program, whose name may hold spaces, or more."""
+    candidates = [[text]]
+    with contextlib.suppress(ValueError):
+        candidates.append(shlex.split(text))
+    for words in candidates:
+        found = shutil.which(words[0]) if words else None
+        if found is not None:
+            return (os.path.abspath(found), *words[1:])
+    raise QemuMissingError(
+        f"{VARIABLE} names {escape(text)}, which is no program here",
+        hint=f"name a {PROGRAM} with it, or unset it to take the one in PATH",
+    )
 
 
 def foreign_root(prefix: Sequence[str]) -> Path | None:
@@ -137,7 +152,9 @@ def identity(qemu: Qemu) -> str:
             f"{escape(program)}: {(exc.strerror or str(exc)).lower()}", hint=INSTALL
         ) from exc
     real = os.path.realpath(program)
-    return f"{real}:{facts.st_dev}:{facts.st_ino}:{facts.st_size}:{facts.st_mtime_ns}"
+    key = f"{real}:{facts.st_dev}:{facts.st_ino}:{facts.st_size}:{facts.st_mtime_ns}"
+    # The same program under another root's loader, or without it, is not the same.
+    return ":".join([*qemu.prefix[:-1], key])
 
 
 def features(qemu: Qemu) -> Features:

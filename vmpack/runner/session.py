@@ -19,6 +19,7 @@ from vmpack.machine.config import MachineConfig
 from vmpack.runner import endings
 from vmpack.runner.console import Console
 from vmpack.runner.devices import unplugged
+from vmpack.runner.display import address_of
 from vmpack.runner.launch import Files, Host, find_host, keep_tpm, plan_of, start_qemu, start_tpm
 from vmpack.runner.milestones import Detector
 from vmpack.runner.options import EXIT_CODES, Ending, Kind, Plan, Qemu, RunOptions
@@ -202,6 +203,13 @@ class Session:
         """End QEMU at once."""
         self.process.kill()
         await self.process.wait()
+
+    async def screen_address(self) -> str | None:
+        """Where a VNC viewer finds the screen, such as ``vnc://127.0.0.1:5900``."""
+        display = self.plan.options.display
+        if display is None or not display.startswith("vnc"):
+            return None
+        return address_of(await self.qmp("query-vnc"), display)
 
     async def screendump(self) -> bytes | None:
         """The screen as PNG; ``None`` without a graphics card.
