@@ -59,13 +59,15 @@ def test_unnamed_files_are_what_their_magic_says_or_refused_by_name(
 ) -> None:
     # RAW-PROBE-4
     path = with_magic(tmp_path / "disk", magic)
-    if magic.format == "vmpack":
-        with pytest.raises((DamagedError, RefusedError)):
+    if magic.format == "vmpack" or magic.format in formats.names():
+        # The magic alone is no image.
+        with pytest.raises((DamagedError, RefusedError)) as refused:
             open_image(path)
+        assert refused.value.clause != "RAW-PROBE-4"
         return
     with pytest.raises(UnsupportedError, match=magic.format) as caught:
         open_image(path)
-    assert caught.value.clause == ("QCOW2-HDR-1" if magic.format == "qcow2" else "RAW-PROBE-4")
+    assert caught.value.clause == "RAW-PROBE-4"
 
 
 def test_two_magics_are_refused(tmp_path: Path) -> None:
@@ -97,8 +99,9 @@ def test_a_footer_does_not_choose_the_parser(tmp_path: Path) -> None:
     footer = FOOTERS[0]
     with pytest.raises(UnsupportedError, match="not recognised"):
         open_image(with_magic(tmp_path / "disk", footer))
-    with pytest.raises(UnsupportedError, match="format vhd"):
+    with pytest.raises(DamagedError) as caught:
         open_image(with_magic(tmp_path / "disk.vhd", footer))
+    assert str(caught.value.clause).startswith("VHD-")
 
 
 def test_names_that_promise_another_format(tmp_path: Path) -> None:
@@ -106,9 +109,9 @@ def test_names_that_promise_another_format(tmp_path: Path) -> None:
     path.write_bytes(bytes(4096))
     with pytest.raises(DamagedError, match="no qcow2 magic"):
         open_image(path)
-    path = tmp_path / "disk.vmdk"
+    path = tmp_path / "disk.qed"
     path.write_bytes(bytes(4096))
-    with pytest.raises(UnsupportedError, match="format vmdk"):
+    with pytest.raises(UnsupportedError, match="format qed"):
         open_image(path)
 
 
@@ -126,12 +129,11 @@ def test_the_magic_wins_over_a_name_that_says_nothing(tmp_path: Path, qemu_img: 
 
 
 @pytest.mark.qemu
-@pytest.mark.parametrize("kind", ["vmdk", "vdi", "vhdx", "qed", "parallels", "vpc", "qcow"])
+@pytest.mark.parametrize("kind", ["qed", "parallels", "qcow"])
 def test_formats_that_are_not_read_are_named(kind: str, tmp_path: Path, qemu_img: QemuImg) -> None:
     path = tmp_path / "disk"
     qemu_img.run("create", "-q", "-f", kind, path, "4M")
-    wanted = {"vpc": "vhd", "qcow": "version 1"}.get(kind, kind)
-    with pytest.raises(UnsupportedError, match=wanted):
+    with pytest.raises(UnsupportedError, match="version 1" if kind == "qcow" else kind):
         open_image(path)
 
 
@@ -145,14 +147,14 @@ def test_a_luks_disk_is_named(version: int, tmp_path: Path) -> None:
 
 
 def test_registry_knows_names_aliases_and_suffixes() -> None:
-    assert formats.names() == ("raw", "qcow2")
+    assert set(formats.names()) == {"raw", "qcow2", "vmdk", "vhd", "vhdx", "vdi"}
     assert formats.get("QCOW2") is formats.get("qcow2")
     found = formats.by_suffix("a/b.IMG")
     assert found is not None
     assert found.name == "raw"
     assert formats.by_suffix("disk") is None
-    with pytest.raises(UnsupportedError, match="vmdk"):
-        formats.get("vmdk")
+    with pytest.raises(UnsupportedError, match="qed"):
+        formats.get("qed")
     with pytest.raises(UsageError, match="'vmkd'"):
         formats.get("vmkd")
 
