@@ -68,7 +68,7 @@ FOOTER = Struct(
 )
 """The hard disk footer: the last 512 bytes of the file, and a copy at 0 unless the disk is fixed.
 
-Source: "Hard Disk Footer Format". Profile: VHD-FTR-1 to VHD-FTR-8.
+Source: "Hard Disk Footer Format". Profile: VHD-FTR-1 to VHD-FTR-6.
 """
 
 LOCATOR = Struct(
@@ -97,7 +97,7 @@ HEADER = Struct(
 )
 """The dynamic disk header, of dynamic and differencing disks.
 
-Source: "Dynamic Disk Header Format". Profile: VHD-DYN-1 to VHD-DYN-4.
+Source: "Dynamic Disk Header Format". Profile: VHD-DYN-1 to VHD-DYN-3.
 """
 
 _FOOTER_CHECKSUM = 64
