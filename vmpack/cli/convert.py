@@ -5,24 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from vmpack import hypervisors
 from vmpack.binary import escape
 from vmpack.cli.human import exact_size, fields
 from vmpack.cli.options import (
     ALLOW_BACKING,
     BACKING_DIR,
+    DISK,
     FORCE,
     FORMAT,
     FORMAT_OPTION,
+    IDENTITY,
     LEVEL,
+    MANIFEST,
     MAX_SIZE,
     NO_VERIFY,
     OUTPUT_FORMAT,
     PARENT,
+    REPORT,
+    STRICT,
     Argument,
     Command,
     backing,
     format_options,
     option,
+    pairs,
     whole,
 )
 from vmpack.errors import UsageError
@@ -40,6 +47,10 @@ STDOUT = "-"
 
 def run(console: Console, arguments: SimpleNamespace) -> None:
     """Convert, and say what was written."""
+    if arguments.to is not None:
+        _transfer(console, arguments)
+        return
+    _require_image(arguments)
     options = format_options(arguments.options)
     if arguments.target == STDOUT and console.json and not arguments.dry_run:
         raise UsageError(
@@ -74,6 +85,65 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
         )
     if arguments.target != STDOUT or arguments.dry_run:
         console.done(result.as_dict(), _lines(result))
+
+
+def _require_image(arguments: SimpleNamespace) -> None:
+    """Without ``--to`` one image is converted: what is for a whole machine has no place."""
+    given = {
+        "--disk": bool(arguments.disks),
+        "--identity": arguments.identity != "keep",
+        "--manifest": arguments.manifest is not None,
+        "--strict": arguments.strict,
+        "--report": arguments.report is not None,
+    }
+    for flag, is_given in given.items():
+        if is_given:
+            raise UsageError("is for a whole machine", field=flag, hint="add --to TARGET")
+
+
+def _transfer(console: Console, arguments: SimpleNamespace) -> None:
+    """A whole machine, straight from one hypervisor to another."""
+    import time
+
+    from vmpack.cli.unpack import show_export
+    from vmpack.ops.transfer import transfer
+    from vmpack.tuning import tune_process
+
+    for flag, given in (
+        ("-f", arguments.format),
+        ("-O", arguments.output_format),
+        ("-o", arguments.options),
+        ("-c", arguments.compressed),
+        ("-n", arguments.target_exists),
+        ("--level", arguments.level),
+        ("--snapshot", arguments.snapshot),
+        ("--dry-run", arguments.dry_run),
+    ):
+        if given:
+            raise UsageError(
+                "is for one disk image; --to moves a whole machine",
+                field=flag,
+                hint=f"drop {flag}",
+            )
+    tune_process()
+    begun = time.monotonic()
+    with console.reporter() as progress:
+        result = transfer(
+            arguments.source,
+            arguments.target,
+            arguments.to,
+            disks=pairs(arguments.disks, flag="--disk", what="ID=PATH"),
+            identity=arguments.identity,
+            options={} if arguments.manifest is None else {"manifest": arguments.manifest},
+            **backing(arguments),
+            max_size=arguments.max_size,
+            strict=arguments.strict,
+            force=arguments.force,
+            verify=not arguments.no_verify,
+            workers=arguments.workers,
+            progress=progress,
+        )
+    show_export(console, result, begun, arguments.report)
 
 
 def _lines(result: ConvertResult) -> Iterator[str]:
@@ -122,6 +192,19 @@ COMMAND = Command(
         BACKING_DIR,
         PARENT,
         MAX_SIZE,
+        option(
+            "--to",
+            name="to",
+            metavar="TARGET",
+            choices=hypervisors.names(),
+            help="SRC is a whole machine, DST the folder to write for this hypervisor:"
+            f" {', '.join(hypervisors.names())}",
+        ),
+        DISK,
+        IDENTITY,
+        MANIFEST,
+        STRICT,
+        REPORT,
         NO_VERIFY,
         option("--dry-run", name="dry_run", help="say what would be done, write nothing"),
         FORCE,

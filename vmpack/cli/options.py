@@ -198,6 +198,33 @@ QEMU_ARG = option(
     help="an argument for QEMU itself (repeat); reports then say that the machine is not the"
     " bundle's alone",
 )
+DISK = option(
+    "--disk",
+    name="disks",
+    metavar="ID=PATH",
+    many=True,
+    help="the image of the disk that the config calls ID (repeat)",
+)
+IDENTITY = option(
+    "--identity",
+    name="identity",
+    choices=("keep", "new", "derive"),
+    default="keep",
+    help="what becomes of MAC addresses and UUIDs (default: keep)",
+)
+STRICT = option("--strict", name="strict", help="refuse a machine of which a field would be lost")
+REPORT = option(
+    "--report",
+    name="report",
+    metavar="FILE",
+    help="write what became of each field to FILE, as JSON",
+)
+MANIFEST = option(
+    "--manifest",
+    name="manifest",
+    choices=("sha256", "sha1", "none"),
+    help="digests in an OVF's manifest (default: sha256)",
+)
 NO_VERIFY = option(
     "--no-verify", name="no_verify", help="do not prove the content that was written"
 )

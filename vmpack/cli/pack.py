@@ -11,12 +11,16 @@ from vmpack.cli.human import disk_rows, exact_size, fields, seconds
 from vmpack.cli.options import (
     ALLOW_BACKING,
     BACKING_DIR,
+    DISK,
     FORCE,
     FORMAT,
+    IDENTITY,
     LEVEL,
     MAX_SIZE,
     PARENT,
+    REPORT,
     STATE,
+    STRICT,
     Argument,
     Command,
     backing,
@@ -24,6 +28,7 @@ from vmpack.cli.options import (
     pairs,
     size,
 )
+from vmpack.cli.reports import report_lines
 from vmpack.errors import UsageError
 from vmpack.units import format_size
 
@@ -69,11 +74,24 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
             cluster_size=arguments.cluster_size,
             **backing(arguments),
             max_size=arguments.max_size,
+            strict=arguments.strict,
             force=arguments.force,
             progress=progress,
         )
     took = seconds(time.monotonic() - begun)
+    if arguments.report is not None:
+        _write_report(arguments, result)
     console.done(result.as_dict(), _lines(result, progress.data_bytes, took))
+
+
+def _write_report(arguments: SimpleNamespace, result: PackResult) -> None:
+    from vmpack.ops.reporting import write_report
+
+    if result.report is None:
+        raise UsageError(
+            "there is nothing to report: the source is no hypervisor's config", field="--report"
+        )
+    write_report(arguments.report, result.report)
 
 
 def _pack_state(arguments: SimpleNamespace, progress: Progress) -> PackResult:
@@ -125,6 +143,8 @@ def _lines(result: PackResult, data_bytes: int, took: str) -> Iterator[str]:
         ("machine-id", escape(result.machine_id)),
     ]
     yield from fields(rows, indent=2)
+    if result.report is not None:
+        yield from report_lines(result.report)
 
 
 def _sizes(result: PackResult, data_bytes: int) -> Iterator[tuple[str, str]]:
@@ -140,17 +160,17 @@ COMMAND = Command(
     "Pack a machine's disks, and what else belongs to it, into one file that stock QEMU opens.\n"
     "What the config leaves out is pinned from vmpack's own table, never from this host.",
     (
-        Argument("sources", "disk images, the boot disk first", metavar="SOURCE", many=True),
+        Argument(
+            "sources",
+            "disk images, the boot disk first; or one machine of another hypervisor: .ova, .ovf,"
+            " .vmx, libvirt XML, .vbox, ... (vmpack doctor lists them)",
+            metavar="SOURCE",
+            many=True,
+        ),
         option("-o", name="bundle", metavar="BUNDLE", help="the bundle to write (required)"),
         FORMAT,
         option("--config", name="config", metavar="FILE", help="the machine's config (TOML)"),
-        option(
-            "--disk",
-            name="disks",
-            metavar="ID=PATH",
-            many=True,
-            help="the image of the disk that the config calls ID (repeat)",
-        ),
+        DISK,
         option(
             "--blob",
             name="blobs",
@@ -160,13 +180,9 @@ COMMAND = Command(
         ),
         STATE,
         option("--name", name="machine_name", metavar="NAME", help="the machine's name"),
-        option(
-            "--identity",
-            name="identity",
-            choices=("keep", "new", "derive"),
-            default="keep",
-            help="what becomes of MAC addresses and UUIDs (default: keep)",
-        ),
+        IDENTITY,
+        STRICT,
+        REPORT,
         LEVEL,
         option(
             "--cluster-size",

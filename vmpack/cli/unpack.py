@@ -6,16 +6,28 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from vmpack import formats
+from vmpack import formats, hypervisors
 from vmpack.binary import escape
 from vmpack.cli.human import fields, seconds
-from vmpack.cli.options import FORCE, NO_VERIFY, Argument, Command, option
+from vmpack.cli.options import (
+    FORCE,
+    IDENTITY,
+    MANIFEST,
+    NO_VERIFY,
+    REPORT,
+    STRICT,
+    Argument,
+    Command,
+    option,
+)
+from vmpack.cli.reports import report_lines
 from vmpack.errors import UsageError
 
 if TYPE_CHECKING:
     from types import SimpleNamespace
 
     from vmpack.cli.console import Console
+    from vmpack.ops.exporting import ExportResult
     from vmpack.ops.unpack import UnpackResult
 
 
@@ -23,13 +35,19 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
     """Unpack, and say which files there are now."""
     if arguments.folder is None:
         raise UsageError("no folder to write is named", field="-o", hint="add -o DIR")
-    from vmpack.ops.unpack import unpack
     from vmpack.tuning import tune_process
 
     tune_process()
     begun = time.monotonic()
+    if arguments.to in hypervisors.names():
+        result = _export(console, arguments)
+        show_export(console, result, begun, arguments.report)
+        return
+    _require_plain(arguments)
+    from vmpack.ops.unpack import unpack
+
     with console.reporter() as progress:
-        result = unpack(
+        unpacked = unpack(
             arguments.bundle,
             arguments.folder,
             to=arguments.to,
@@ -37,7 +55,64 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
             verify=not arguments.no_verify,
             progress=progress,
         )
-    console.done(result.as_dict(), _lines(result, seconds(time.monotonic() - begun)))
+    console.done(unpacked.as_dict(), _lines(unpacked, seconds(time.monotonic() - begun)))
+
+
+def _require_plain(arguments: SimpleNamespace) -> None:
+    """A disk format as target takes none of a hypervisor's options."""
+    given = {
+        "--identity": arguments.identity not in (None, "keep"),
+        "--in-place": arguments.in_place,
+        "--manifest": arguments.manifest is not None,
+        "--strict": arguments.strict,
+        "--report": arguments.report is not None,
+    }
+    for flag, is_given in given.items():
+        if is_given:
+            raise UsageError(
+                f"is for a hypervisor as target, {arguments.to} is a disk format",
+                field=flag,
+                hint=f"targets are {', '.join(hypervisors.names())}",
+            )
+
+
+def _export(console: Console, arguments: SimpleNamespace) -> ExportResult:
+    from vmpack.ops.transfer import export_bundle
+
+    with console.reporter() as progress:
+        return export_bundle(
+            arguments.bundle,
+            arguments.folder,
+            arguments.to,
+            identity=arguments.identity,
+            options={} if arguments.manifest is None else {"manifest": arguments.manifest},
+            in_place=arguments.in_place,
+            strict=arguments.strict,
+            force=arguments.force,
+            verify=not arguments.no_verify,
+            progress=progress,
+        )
+
+
+def show_export(
+    console: Console, result: ExportResult, begun: float, report: str | None = None
+) -> None:
+    """Print what was written for a hypervisor, what was lost, and how to import it."""
+    if report is not None:
+        from vmpack.ops.reporting import write_report
+
+        write_report(report, result.report)
+    console.done(result.as_dict(), _export_lines(result, seconds(time.monotonic() - begun)))
+
+
+def _export_lines(result: ExportResult, took: str) -> Iterator[str]:
+    yield f"written for {result.target} into {escape(result.folder)} in {took}"
+    rows = [(f"disk {escape(disk_id)}", escape(path)) for disk_id, path in result.disks]
+    yield from fields([*rows, *(("file", escape(path)) for path in result.files)], indent=2)
+    yield from report_lines(result.report)
+    if result.instructions:
+        yield "to import it:"
+        yield from (f"  {line}" for line in result.instructions)
 
 
 def _lines(result: UnpackResult, took: str) -> Iterator[str]:
@@ -50,17 +125,29 @@ def _lines(result: UnpackResult, took: str) -> Iterator[str]:
 
 COMMAND = Command(
     "unpack",
-    "Unpack a bundle into disk images and files; the content is proved by its digests.",
+    "Unpack a bundle into disk images and files, or into what another hypervisor imports.\n"
+    "The content is proved by its digests.",
     (
         Argument("bundle", "the bundle to unpack", metavar="BUNDLE"),
         option("-o", name="folder", metavar="DIR", help="the folder to write (required)"),
         option(
             "--to",
             name="to",
-            choices=formats.names(),
+            metavar="TARGET",
+            choices=(*formats.names(), *hypervisors.names()),
             default="qcow2",
-            help="the format of the disks (default: qcow2)",
+            help=f"the format of the disks ({', '.join(formats.names())}), or the hypervisor to"
+            f" write for ({', '.join(hypervisors.names())}); default: qcow2",
         ),
+        IDENTITY,
+        option(
+            "--in-place",
+            name="in_place",
+            help="leave the disks in the bundle (libvirt only)",
+        ),
+        MANIFEST,
+        STRICT,
+        REPORT,
         NO_VERIFY,
         FORCE,
     ),

@@ -115,6 +115,15 @@ def _join_disks(config: MachineConfig, facts: Sequence[DiskFacts]) -> MachineCon
     return config.model_copy(update={"disks": tuple(listed)})
 
 
+def with_identity(config: MachineConfig, seed: bytes) -> MachineConfig:
+    """A pinned config as another machine: UUID and MAC addresses from ``seed`` (32 bytes).
+
+    Serial numbers and world wide names, which repeat the old identity, are dropped; devices and
+    their addresses stay.
+    """
+    return _apply_identity(config, seed, "derive")
+
+
 def _apply_identity(config: MachineConfig, seed: bytes, identity: Identity) -> MachineConfig:
     """UUID and MAC addresses; a changed identity drops serial numbers that repeat the old one."""
     nics = (hw.Nic(),) if config.nics is None else config.nics

@@ -262,6 +262,14 @@ def _pin(
     )
 
 
+def pinned_config(gathered: Gathered, name: str | None, identity: Identity) -> MachineConfig:
+    """The machine that was gathered, every choice pinned; no disk is read whole for it.
+
+    Raises :class:`UsageError` for a machine that cannot be.
+    """
+    return _pin(gathered.config, gathered.disks, [], name, identity)
+
+
 def _default_name(path: str) -> str:
     """The first source's name without its suffixes, in characters that every host takes."""
     stem = os.path.basename(path.partition("#")[0]).split(".")[0]

@@ -1,0 +1,30 @@
+"""Shows what became of each field of a machine that moved between hypervisors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vmpack.binary import escape
+
+MOST = 40
+"""Fields that the terminal shows of each kind; ``--report`` and ``--output json`` have all."""
+
+
+def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """Lines about an import, an export, or both."""
+    parts = [report] if "items" in report else [report[key] for key in ("import", "export")]
+    for part in parts:
+        yield from _part(part)
+
+
+def _part(part: Mapping[str, Any]) -> Iterator[str]:
+    what = "from" if part["direction"] == "import" else "to"
+    counts = ", ".join(f"{part[name]} {name}" for name in ("kept", "approximated", "dropped"))
+    yield f"fields {what} {escape(part['hypervisor'])}: {counts}"
+    for verdict in ("approximated", "dropped"):
+        items = [one for one in part["items"] if one["verdict"] == verdict]
+        for one in items[:MOST]:
+            yield f"  {verdict}  {escape(one['field'])}: {escape(one.get('detail', ''))}"
+        if len(items) > MOST:
+            yield f"  and {len(items) - MOST} more {verdict}; --report FILE has them all"
