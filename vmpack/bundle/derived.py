@@ -19,9 +19,9 @@ from vmpack.formats.base import MapRun
 from vmpack.formats.qcow2 import FORMAT
 
 if TYPE_CHECKING:
+    from vmpack.codecs import Compressor
     from vmpack.formats.base import Finding, ImageInfo
     from vmpack.formats.qcow2.reader import Qcow2Reader
-    from vmpack.formats.qcow2.writer import Compressor
 
 
 class DerivedDisk:

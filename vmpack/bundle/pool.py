@@ -10,8 +10,8 @@ import hashlib
 from dataclasses import dataclass
 
 from vmpack.bundle.index import FrameIndex
+from vmpack.codecs import Compressor
 from vmpack.digest import LEAF, leaf_digests
-from vmpack.formats.qcow2.writer import Compressor
 
 
 @dataclass(frozen=True, slots=True)

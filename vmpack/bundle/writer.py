@@ -29,13 +29,14 @@ from vmpack.bundle.manifest import (
 from vmpack.bundle.pool import Batch, prepare
 from vmpack.bundle.stream import StoredStream
 from vmpack.bundle.structs import HEADER_SIZE, RECORD, RECORD_SIZE, Header
+from vmpack.codecs import Compressor
 from vmpack.copy import write_all
 from vmpack.digest import LEAF, ContentDigest
 from vmpack.errors import UnsupportedError, UsageError
 from vmpack.formats.base import ImageReader, Job
 from vmpack.formats.qcow2.structs import compressed_entry
 from vmpack.formats.qcow2.tables import TableWriter
-from vmpack.formats.qcow2.writer import DEFAULT_LEVEL, Compressor, zstd_compressor
+from vmpack.formats.qcow2.writer import DEFAULT_LEVEL, zstd_compressor
 from vmpack.machine.identity import machine_id
 from vmpack.output import Output
 from vmpack.pipeline import executor, ordered, worker_count

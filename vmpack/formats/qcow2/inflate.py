@@ -8,10 +8,10 @@ Profile: specs/qcow2.md, QCOW2-CMP.
 from __future__ import annotations
 
 import threading
-import zlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from vmpack.codecs import CodecError, inflate
 from vmpack.errors import DamagedError
 from vmpack.formats.mapped import Run
 from vmpack.formats.qcow2.structs import COMPRESSION_ZSTD
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_ZSTD_WINDOW = 8 << 20
 """Bytes: what RFC 8878 asks every decoder to support; no encoder needs more for a cluster."""
-_DEFLATE_WINDOW_BITS = -12
+_DEFLATE_WINDOW_BITS = 12
 _GAP = 64 << 10
 _GROUP = 8 << 20
 
@@ -50,7 +50,7 @@ class Inflater:
                 start = run.host - base
                 try:
                     data = decode(stored[start : start + run.host_length])
-                except _DECODE_ERRORS as exc:
+                except CodecError as exc:
                     raise self._damaged(run, str(exc)) from exc
                 if len(data) != size:
                     raise self._damaged(run, f"decodes to {len(data)} bytes, not {size}")
@@ -66,11 +66,15 @@ class Inflater:
         )
 
     def _deflate(self, stored: memoryview) -> bytes:
-        stream = zlib.decompressobj(_DEFLATE_WINDOW_BITS)
-        data = stream.decompress(stored, self._cluster)
-        if not stream.eof and stream.decompress(stream.unconsumed_tail, 1):
-            raise _TooLongError("holds more than one cluster")
-        return data
+        # Input is clipped to sectors; QEMU takes a stream without an end once the cluster is full.
+        return inflate(
+            stored,
+            self._cluster,
+            wrapped=False,
+            trailing=True,
+            unended=True,
+            window_bits=_DEFLATE_WINDOW_BITS,
+        )
 
     def _zstd(self, stored: memoryview) -> bytes:
         import zstandard
@@ -85,14 +89,14 @@ class Inflater:
                     return data
             return self._zstd_stream(stored, decoder)
         except zstandard.ZstdError as exc:
-            raise _DecodeError(str(exc)) from exc
+            raise CodecError(str(exc)) from exc
 
     def _zstd_stream(self, stored: memoryview, decoder: zstandard.ZstdDecompressor) -> bytes:
         """Several frames in a row, or a frame of another length than a cluster's."""
         with decoder.stream_reader(stored, closefd=False) as reader:
             data = reader.read(self._cluster + 1)
         if len(data) > self._cluster:
-            raise _TooLongError("holds more than one cluster")
+            raise CodecError("holds more than one cluster")
         if 0 < len(data) < self._cluster:
             with decoder.stream_reader(stored, closefd=False, read_across_frames=True) as reader:
                 data = reader.read(self._cluster)
@@ -107,17 +111,6 @@ class Inflater:
             found = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW)
             self._local.zstd = found
         return found
-
-
-class _DecodeError(ValueError):
-    """A stream that does not decode."""
-
-
-class _TooLongError(_DecodeError):
-    """A stream that goes on after a cluster's worth."""
-
-
-_DECODE_ERRORS = (zlib.error, _DecodeError)
 
 
 def _groups(runs: Sequence[Run]) -> list[tuple[list[Run], int, int]]:

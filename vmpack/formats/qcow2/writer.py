@@ -6,10 +6,10 @@ Data first, tables after it, the header last. Profile: specs/qcow2.md, QCOW2-WRI
 from __future__ import annotations
 
 import threading
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from vmpack.codecs import Compressor, deflate_compressor
 from vmpack.copy import write_all
 from vmpack.errors import UsageError
 from vmpack.formats.base import CreateOptions, Job
@@ -25,8 +25,8 @@ from vmpack.units import parse_size, round_up
 
 DEFAULT_CLUSTER_BITS = 16
 _NAMES = {"zlib": COMPRESSION_ZLIB, "zstd": COMPRESSION_ZSTD}
-
-Compressor = Callable[[bytes | memoryview], bytes]
+_DEFLATE_WINDOW_BITS = 12
+"""QEMU's decoder reaches no further back."""
 
 
 def cluster_bits_of(size: int, *, name: str = "cluster_size") -> int:
@@ -67,16 +67,6 @@ def zstd_compressor(level: int, cluster_size: int) -> Compressor:
         if context is None:
             context = local.context = zstandard.ZstdCompressor(compression_params=parameters)
         return context.compress(data)
-
-    return compress
-
-
-def zlib_compressor(level: int) -> Compressor:
-    """Raw deflate with the 4 KiB window that qcow2 prescribes."""
-
-    def compress(data: bytes | memoryview) -> bytes:
-        codec = zlib.compressobj(level, zlib.DEFLATED, -12, 9)
-        return codec.compress(data) + codec.flush()
 
     return compress
 
@@ -207,7 +197,7 @@ def create(fd: int, options: CreateOptions) -> Qcow2Writer:
         level = DEFAULT_LEVEL if options.level is None else options.level
         compress = zstd_compressor(level, 1 << bits)
     elif options.compressed:
-        compress = zlib_compressor(6 if options.level is None else options.level)
+        compress = deflate_compressor(options.level, _DEFLATE_WINDOW_BITS)
     return Qcow2Writer(
         fd,
         virtual_size=options.virtual_size,
