@@ -98,7 +98,7 @@ class SparseExtent:
             piece = data[: (TABLE_ENTRIES - slot) * GRAIN]
             count = -(-len(piece) // GRAIN)
             end = self._position + count * GRAIN_SECTORS
-            _require_room(end)
+            require_room(end)
             self._entries[slot : slot + count] = array(
                 _ENTRY, range(self._position, end, GRAIN_SECTORS)
             )
@@ -119,7 +119,7 @@ class SparseExtent:
         at = self._position
         # A whole grain's room, so that grains stay at multiples of one.
         self._position += GRAIN_SECTORS
-        _require_room(self._position)
+        require_room(self._position)
         self._spare_tables[self._number] = at
         self._tables[self._number] = at + GRAIN_SECTORS // 2
         yield Job(at * SECTOR, table, self.fd)
@@ -159,7 +159,8 @@ def put(fd: int, data: bytes | memoryview, offset: int) -> None:
         view, offset = view[done:], offset + done
 
 
-def _require_room(end: int) -> None:
+def require_room(end: int) -> None:
+    """Raise :class:`UnsupportedError` when an extent would end behind sector 2**32."""
     if end > MAX_SECTORS:
         raise UnsupportedError(
             "a sparse VMDK extent holds at most 2 TiB of data",

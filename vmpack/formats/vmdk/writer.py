@@ -45,7 +45,16 @@ def create(fd: int, options: CreateOptions) -> ImageWriter:
 
 
 def extents_of(request: Request) -> Extents:
-    """The extents of an image that has them in files of their own."""
+    """The extents of an image that has them in files of their own.
+
+    Raises :class:`UsageError` for a disk of no bytes: QEMU aborts when a descriptor has no extents.
+    """
+    if not request.capacity:
+        raise UsageError(
+            f"a {request.subformat} VMDK holds at least one sector",
+            field="subformat",
+            hint="choose -o subformat=monolithicSparse",
+        )
     if not request.split:
         return [(request.capacity, f"{request.stem}-flat.vmdk")]
     letter = "f" if request.flat else "s"
@@ -55,7 +64,7 @@ def extents_of(request: Request) -> Extents:
             f"a disk of more than {MAX_EXTENTS} extents of 2047 MiB",
             hint="choose -o subformat=monolithicSparse or monolithicFlat",
         )
-    for start in range(0, max(1, request.capacity), SPLIT_SECTORS):
+    for start in range(0, request.capacity, SPLIT_SECTORS):
         name = f"{request.stem}-{letter}{len(found) + 1:03d}.vmdk"
         found.append((min(SPLIT_SECTORS, request.capacity - start), name))
     return found
@@ -110,7 +119,7 @@ def _flat(fd: int, request: Request, options: CreateOptions) -> ImageWriter:
     def close() -> None:
         put(fd, describe(request, request.identity(seed), extents), 0)
 
-    step = (SPLIT_SECTORS if request.split else max(1, request.capacity)) * SECTOR
+    step = (SPLIT_SECTORS if request.split else request.capacity) * SECTOR
     return FlatWriter(parts, step, seed, close)
 
 
