@@ -27,6 +27,9 @@ _MODULES = {
 RAW_SUFFIXES = (".raw", ".img", ".iso")
 """Names of raw images: their content never chooses another format."""
 
+STREAM_SUFFIXES = {".zst": "zstd", ".gz": "gzip", ".xz": "xz", ".bz2": "bzip2"}
+"""What a compressed raw disk's name has behind one of :data:`RAW_SUFFIXES`, and the codec."""
+
 KNOWN_UNSUPPORTED = {
     "bochs": "Bochs growing image",
     "cloop": "cloop image",
@@ -37,6 +40,10 @@ KNOWN_UNSUPPORTED = {
     "qed": "QED image",
 }
 """Formats that vmpack knows by name or magic and does not read."""
+
+
+STREAMS = {f"raw{suffix}": codec for suffix, codec in STREAM_SUFFIXES.items()}
+"""Compressed raw disks, by the names that ``-f`` takes: they are read and never written."""
 
 
 def names() -> tuple[str, ...]:
@@ -53,6 +60,8 @@ def get(name: str) -> Format:
     wanted = name.lower()
     if wanted in _MODULES:
         return _load(wanted)
+    if wanted in STREAMS:
+        return _load_stream(STREAMS[wanted])
     if wanted in KNOWN_UNSUPPORTED:
         raise UnsupportedError(
             f"format {wanted} ({KNOWN_UNSUPPORTED[wanted]})",
@@ -61,7 +70,17 @@ def get(name: str) -> Format:
     for candidate in names():
         if wanted in _load(candidate).aliases:
             return _load(candidate)
-    raise UsageError(f"unknown format {name!r}", hint=f"formats are {', '.join(names())}")
+    raise UsageError(
+        f"unknown format {name!r}", hint=f"formats are {', '.join((*names(), *STREAMS))}"
+    )
+
+
+def stream_by_name(path: str | os.PathLike[str]) -> Format | None:
+    """The compressed raw disk that the file's name promises (``disk.raw.zst``), or ``None``."""
+    stem, suffix = os.path.splitext(os.fspath(path).lower())
+    if suffix in STREAM_SUFFIXES and stem.endswith(RAW_SUFFIXES):
+        return _load_stream(STREAM_SUFFIXES[suffix], named=True)
+    return None
 
 
 def by_suffix(path: str | os.PathLike[str]) -> Format | None:
@@ -78,3 +97,9 @@ def _load(name: str) -> Format:
     module = importlib.import_module(_MODULES[name])
     found: Format = module.FORMAT
     return found
+
+
+def _load_stream(codec: str, *, named: bool = False) -> Format:
+    from vmpack.formats.raw_stream import stream_format
+
+    return stream_format(codec, named=named)

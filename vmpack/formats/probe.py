@@ -64,10 +64,10 @@ FOOTERS = (
 parser of a file that its name does not already put there."""
 
 _UNPACK_HINTS = {
-    "zstd": "decompress it first: zstd -d FILE",
-    "gzip": "decompress it first: gunzip FILE",
-    "xz": "decompress it first: unxz FILE",
-    "bzip2": "decompress it first: bunzip2 FILE",
+    "zstd": "if it holds a raw disk, say so: -f raw.zst; else decompress it first: zstd -d FILE",
+    "gzip": "if it holds a raw disk, say so: -f raw.gz; else decompress it first: gunzip FILE",
+    "xz": "if it holds a raw disk, say so: -f raw.xz; else decompress it first: unxz FILE",
+    "bzip2": "if it holds a raw disk, say so: -f raw.bz2; else decompress it first: bunzip2 FILE",
     "lz4": "decompress it first: lz4 -d FILE",
     "7z": "extract the disk image from it first",
     "zip": "extract the disk image from it first",
@@ -113,6 +113,9 @@ def detect(source: ByteSource, path: str | os.PathLike[str], explicit: str | Non
         )
     if suffix in RAW_SUFFIXES:
         return _named_raw(name, suffix, found + footer_matches(source))
+    stream = formats.stream_by_name(name)
+    if stream is not None:
+        return _named_stream(name, suffix, found, stream)
     if found:
         return _by_magic(name, found[0])
     return _without_magic(source, name, suffix)
@@ -127,6 +130,18 @@ def _named_raw(name: str, suffix: str, found: list[str]) -> Format:
             hint=f"say which it is: -f raw or -f {found[0]}",
         )
     return formats.get("raw")
+
+
+def _named_stream(name: str, suffix: str, found: list[str], stream: Format) -> Format:
+    """A compressed raw disk by its name: whoever decodes it says whether it is one."""
+    if found and found != [formats.STREAM_SUFFIXES[suffix]]:
+        raise UnsafeError(
+            f"is named as a raw disk compressed to {suffix} is, but has the magic of {found[0]}",
+            path=name,
+            clause="RAW-STREAM-4",
+            hint=f"say which it is: -f {stream.name}, or the name of its format",
+        )
+    return stream
 
 
 def _by_magic(name: str, found: str) -> Format:
