@@ -14,11 +14,13 @@ from vmpack.errors import UnsupportedError
 from vmpack.formats.base import Finding
 from vmpack.formats.mapped import COMPRESSED, Run
 from vmpack.formats.vmdk import structs
-from vmpack.formats.vmdk.descriptor import MAX_BYTES, Descriptor, parse
+from vmpack.formats.vmdk.descriptor import MAX_BYTES, SIGNATURE, Descriptor, parse
 from vmpack.formats.vmdk.structs import SECTOR, Marker, SparseHeader
 from vmpack.formats.vmdk.tables import MAX_DIRECTORY, Span, TableExtent, load_words, word_runs
 from vmpack.source import ByteSource
 
+EMPTY_DISK_SECTORS = 21
+"""Header and descriptor of a disk of no sectors."""
 _SAME = ("version", "flags", "capacity", "grain_size", "num_gtes_per_gt", "compress_algorithm")
 
 
@@ -120,12 +122,20 @@ class SparseExtent(TableExtent):
     def _descriptor_span(self) -> Span:
         offset, size = self.header.descriptor_offset, self.header.descriptor_size
         if offset == 0:
-            return (0, 0)
+            return self._empty_disk_span()
         if offset != 1 or not 0 < size * SECTOR < MAX_BYTES:
             raise self.damaged(f"a descriptor of {size} sectors at {offset}", "DESC-2", 28)
         if (offset + size) * SECTOR > self.source.size:
             raise self.damaged("the descriptor lies outside the file", "DESC-2", 28)
         return (offset * SECTOR, (offset + size) * SECTOR)
+
+    def _empty_disk_span(self) -> Span:
+        """An empty disk's header leaves out where its descriptor is: QEMU would open it alone."""
+        high = min(self.source.size, EMPTY_DISK_SECTORS * SECTOR)
+        if self.header.capacity or high <= SECTOR:
+            return (0, 0)
+        begins = self.source.pread_padded(SECTOR, len(SIGNATURE)) == SIGNATURE.encode()
+        return (SECTOR, high) if begins else (0, 0)
 
     def descriptor(self) -> Descriptor | None:
         """The embedded descriptor, if there is one; room for one that is empty is none."""
