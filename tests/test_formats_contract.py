@@ -122,7 +122,9 @@ def test_same_bytes_for_any_number_of_workers(name: str, tmp_path: Path) -> None
     write_sparse(raw, disk_bytes(9_000_000, seed=7))
     outputs = []
     for workers in (1, 2, 5):
-        out = tmp_path / f"{workers}.{name}"
+        # One name: some formats store it.
+        out = tmp_path / str(workers) / f"image.{name}"
+        out.parent.mkdir()
         convert(raw, out, output_format=name, workers=workers, compressed=name == "qcow2")
         outputs.append(out.read_bytes())
     assert outputs[0] == outputs[1] == outputs[2]

@@ -10,9 +10,10 @@ from __future__ import annotations
 import struct
 import zlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from vmpack.codecs import zlib_compressor
 from vmpack.content_seed import ContentSeed
 from vmpack.errors import UnsupportedError, UsageError
 from vmpack.formats.base import CreateOptions, Job
@@ -48,7 +49,6 @@ VERSION = 3
 """Of the header: what VMware's exporter, open-vmdk and QEMU write into a stream."""
 HEAD_SECTORS = GRAIN_SECTORS
 """Header, descriptor and zeros, as VMware's exporter has it: the first grain follows."""
-DEFAULT_LEVEL = 6
 MAX_GRAIN_SECTORS = GRAIN_SECTORS + 1
 """Sectors of a grain that does not compress, marker included."""
 _MARKER = struct.Struct("<QI")
@@ -72,7 +72,7 @@ class _Grains:
     def __init__(self, request: Request):
         self.request = request
         self._layout = SparseLayout(request.capacity, descriptor=True)
-        self._compress = _compressor(request.level)
+        self._compress = zlib_compressor(request.level)
         self.position = HEAD_SECTORS
         """Sector at which the next bytes go."""
         self._directory = array("I", bytes(4 * self._layout.tables))
@@ -249,8 +249,3 @@ def create(options: CreateOptions) -> VmdkStream:
             hint="choose -o subformat=streamOptimized, or write to a file",
         )
     return VmdkStream(request, options.seed)
-
-
-def _compressor(level: int | None) -> Callable[[bytes | memoryview], bytes]:
-    wanted = DEFAULT_LEVEL if level is None else level
-    return lambda data: zlib.compress(data, wanted)
