@@ -124,7 +124,8 @@ def _open_stdin(format_name: str | None, options: OpenOptions) -> ImageReader:
         raise UsageError(
             "standard input has no name to tell its format by", hint="say which with -f"
         )
-    source = spool_stdin()
+    # Of other formats only the reader knows how large the disk is.
+    source = spool_stdin(max_size=options.max_size if format_name == "raw" else None)
     try:
         found = detect_format(source, STDIN, format_name)
     except BaseException:

@@ -14,7 +14,7 @@ from vmpack.batches import BATCH, LEAF, Spans
 from vmpack.content_seed import ContentSeed
 from vmpack.copy import CopyResult
 from vmpack.digest import ContentDigest, leaf_digests
-from vmpack.errors import from_os_error
+from vmpack.errors import UnsafeError, from_os_error
 from vmpack.formats.base import ImageReader, StreamWriter
 from vmpack.formats.raw import ZEROS, RawStream, data_blocks
 from vmpack.pipeline import executor, ordered, worker_count
@@ -26,10 +26,11 @@ _BLKZEROOUT = 0x127F
 """Linux, include/uapi/linux/fs.h: zeros a range of a block device, freeing it where it can."""
 
 
-def spool_stdin(fd: int | None = None) -> ByteSource:
+def spool_stdin(fd: int | None = None, *, max_size: int | None = None) -> ByteSource:
     """Standard input (or ``fd``), read to its end into an unlinked file with holes for zeros.
 
     The file lies in the temporary folder (``TMPDIR``) and vanishes with its descriptor.
+    Raises :class:`UnsafeError` as soon as there are more than ``max_size`` bytes.
     """
     import tempfile
 
@@ -41,6 +42,13 @@ def spool_stdin(fd: int | None = None) -> ByteSource:
                 for start, end in data_blocks(piece):
                     _write_at(spool.fileno(), memoryview(piece)[start:end], size + start)
                 size += len(piece)
+                if max_size is not None and size > max_size:
+                    raise UnsafeError(
+                        f"its disk is larger than the {max_size} bytes allowed",
+                        path="standard input",
+                        clause="RAW-SIZE-1",
+                        hint="raise --max-size",
+                    )
             os.ftruncate(spool.fileno(), size)
             kept = os.dup(spool.fileno())
     except OSError as exc:
