@@ -1,4 +1,4 @@
-"""Writing VHD images: seen as asked by qemu-img and libvhdi, the same bytes however they are made."""
+"""Writing VHD images: what qemu-img and libvhdi see, the same bytes however they are made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VHD images to read: written by vmpack or qemu-img, by hand where neither can, and then changed."""
+"""VHD images to read: written by vmpack, by hand where it cannot, and then changed."""
 
 from __future__ import annotations
 

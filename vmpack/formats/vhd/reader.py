@@ -135,22 +135,26 @@ class SparseReader(MappedReader):
             if where is None:
                 yield Run(guest, count * block, HOLE)
             elif self.differencing:
-                yield from self._sectors(guest, where)
+                yield from self._sectors(guest, where, offset, offset + length)
             else:
                 yield Run(guest, block, DATA, where + bitmap)
 
-    def _sectors(self, guest: int, where: int) -> Iterator[Run]:
-        """The runs of a differencing disk's block: its own sectors, and its parent's."""
+    def _sectors(self, guest: int, where: int, low: int, high: int) -> Iterator[Run]:
+        """Runs of a differencing disk's block, its own sectors and its parent's.
+
+        Those that lie in the guest's range ``[low, high)``, in part at least.
+        """
         size = self.table.bitmap_size
         bits = int.from_bytes(self.source.pread(where, size), "big")
-        sectors = self.table.block_size // SECTOR
-        text = f"{bits:0{8 * size}b}"[:sectors]
-        for same in SAME_BITS.finditer(text):
-            start, end = same.start() * SECTOR, same.end() * SECTOR
+        text = f"{bits:0{8 * size}b}"
+        first = max(0, low - guest) // SECTOR
+        end = -(-min(self.table.block_size, high - guest) // SECTOR)
+        for same in SAME_BITS.finditer(text, first, end):
+            start, length = same.start() * SECTOR, (same.end() - same.start()) * SECTOR
             if text[same.start()] == "1":
-                yield Run(guest + start, end - start, DATA, where + size + start)
+                yield Run(guest + start, length, DATA, where + size + start)
             else:
-                yield Run(guest + start, end - start, HOLE)
+                yield Run(guest + start, length, HOLE)
 
     def info(self) -> ImageInfo:
         from vmpack.formats.vhd.info import sparse_info
