@@ -175,13 +175,13 @@ class Bat:
         start = block * self.block_size
         per_block = self.block_size // sector
         bits = self.bitmap(chunk) + number * per_block // 8
-        # Whole bytes of the bitmap: eight sectors more at either end do no harm.
-        low = max(0, offset - start) // sector // 8 * 8
-        high = min(per_block, -(-(end - start) // sector // 8) * 8)
+        low = max(0, offset - start) // sector
+        high = min(per_block, -(-(end - start) // sector))
         for begin in range(low, high, _SLICE):
             count = min(_SLICE, high - begin)
-            raw = self._image.source.pread(bits + begin // 8, count // 8)
-            flags = b"".join(map(_BITS.__getitem__, raw))
+            skip = begin % 8
+            raw = self._image.source.pread(bits + begin // 8, -(-(skip + count) // 8))
+            flags = b"".join(map(_BITS.__getitem__, raw))[skip : skip + count]
             for at, length, present in _flag_runs(flags):
                 place = (begin + at) * sector
                 state = DATA if present else HOLE

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from vmpack.binary import escape
 from vmpack.errors import DamagedError, UsageError, VmpackError
+from vmpack.extent import Extent, Kind
 from vmpack.formats.base import Finding, ImageInfo, MapRun, OpenOptions
-from vmpack.formats.mapped import MappedReader, Run
+from vmpack.formats.mapped import DATA, MappedReader, Run
 from vmpack.formats.vhdx import FORMAT
 from vmpack.formats.vhdx.bat import Bat
 from vmpack.formats.vhdx.image import Image, load_image
@@ -80,6 +81,23 @@ class VhdxReader(MappedReader):
 
     def lookup(self, offset: int, length: int) -> Iterator[Run]:
         return self.bat.runs(offset, length)
+
+    def _extents(self, offset: int, length: int) -> Iterator[Extent]:
+        # Blocks are allocated whole, and large: what the file itself has as a hole is not read.
+        for extent in super()._extents(offset, length):
+            if extent.kind is not Kind.DATA or isinstance(self.source, ReplayedSource):
+                yield extent
+                continue
+            for run in self.runs(extent.offset, extent.length):
+                yield from self._stored(run)
+
+    def _stored(self, run: Run) -> Iterator[Extent]:
+        if run.state != DATA:
+            yield Extent(run.offset, run.length, Kind.DATA)
+            return
+        for part in self.source.extents(run.host, run.length):
+            kind = Kind.DATA if part.kind is Kind.DATA else Kind.ZERO
+            yield Extent(run.offset + part.offset - run.host, part.length, kind)
 
     def map_runs(self, offset: int, length: int) -> Iterator[MapRun]:
         runs = super().map_runs(offset, length)
