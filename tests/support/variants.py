@@ -12,7 +12,7 @@ from vmpack.ops.convert import ConvertResult, convert
 
 @dataclass(frozen=True)
 class Variant:
-    """One kind of image. ``codec`` names the library whose version decides the bytes."""
+    """One kind of image. ``codec`` names the compression library (``codecs.versions``)."""
 
     format: str
     name: str
@@ -54,10 +54,10 @@ def _own() -> list[Variant]:
         Variant("qcow2", "v2", {"compat": "0.10"}),
         Variant("qcow2", "refcount-32", {"refcount_bits": "32"}),
         Variant("qcow2", "zstd", {"compression_type": "zstd"}, codec="zstd"),
-        Variant("qcow2", "zlib", {"compression_type": "zlib"}, codec="deflate"),
+        Variant("qcow2", "zlib", {"compression_type": "zlib"}, codec="zlib-ng"),
         Variant("vmdk", "sparse", {"subformat": "monolithicSparse"}),
         Variant("vmdk", "ide", {"adapter_type": "ide", "hwversion": "10"}),
-        Variant("vmdk", "stream", {"subformat": "streamOptimized"}, codec="zlib"),
+        Variant("vmdk", "stream", {"subformat": "streamOptimized"}, codec="deflate"),
         Variant("vmdk", "flat", {"subformat": "monolithicFlat"}, one_file=False),
         Variant("vmdk", "split", {"subformat": "twoGbMaxExtentSparse"}, one_file=False),
         Variant("vmdk", "split-flat", {"subformat": "twoGbMaxExtentFlat"}, one_file=False),
