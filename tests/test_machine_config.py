@@ -184,7 +184,7 @@ EVIL = [
     ],
 )
 def test_nothing_that_reaches_a_command_line_takes_a_metacharacter(path: str, value: str) -> None:
-    """CFG-TYPE-2, hostile-input rule 46: in a bundle, where pydantic alone would decide."""
+    """CFG-TYPE-2, hostile: 46: in a bundle, where pydantic alone would decide."""
     data: Any = value
     for part in reversed(path.split(".")):
         data = [data] if part == "0" else {part: data}

@@ -220,11 +220,13 @@ def ping(agent: Agent) -> Coroutine[Any, Any, object]:
     ],
 )
 def test_a_reply_of_any_shape_is_an_error_in_our_words(answer: bytes) -> None:
+    """hostile: 48."""
     with pytest.raises(OperationError, match="guest agent"):
         against(answer, ping)
 
 
 def test_a_reply_without_an_end_is_cut_off() -> None:
+    """hostile: 48."""
     with pytest.raises(OperationError, match="longer than"):
         against(b"x" * (MAX_REPLY * 3), ping)
 

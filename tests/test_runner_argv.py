@@ -103,6 +103,7 @@ def test_words(toml: str, option: str, wanted: list[str]) -> None:
 
 
 def test_it_starts_paused_bare_and_confined() -> None:
+    """hostile: 47."""
     argv = build_argv(plan())
     assert argv[0] == "qemu"
     assert {"-nodefaults", "-no-user-config", "-S"} <= set(argv)
@@ -181,7 +182,7 @@ def test_what_is_not_written_has_no_overlay() -> None:
 
 
 def test_commas_and_equals_signs_stay_text() -> None:
-    """CFG-TYPE-3."""
+    """CFG-TYPE-3; hostile: 46."""
     toml = DISK + '[smbios.system]\nproduct = "a,serial=x"\n[smbios]\noem-strings = ["p,q", "r=s"]'
     found = values(build_argv(plan(toml)), "-smbios")
     assert any("product=a,,serial=x," in f"{word}," for word in found)
@@ -192,6 +193,7 @@ NIC = '[[nic]]\nid = "a"\n[[nic]]\nid = "b"\nnetwork = "none"\n'
 
 
 def test_networks_are_closed_unless_asked_and_ports_open_on_loopback() -> None:
+    """hostile: 47."""
     first, second = nodes(build_argv(plan(DISK + NIC)), "-netdev")
     assert first == {"type": "user", "id": "net-a", "restrict": True}
     options = RunOptions(network="user", forwards=((8080, 80), (2222, 22)))

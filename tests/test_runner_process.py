@@ -72,6 +72,8 @@ def test_memory_while_a_guest_runs(tmp_path: Path) -> None:
 @pytest.mark.qemu
 @pytest.mark.parametrize("host", HOSTS)
 def test_qemu_runs_confined_and_without_root(host: str, tmp_path: Path) -> None:
+    """hostile: 47."""
+
     async def work(session: Session) -> tuple[dict[str, str], list[str]]:
         pid = session.process.pid
         status = Path(f"/proc/{pid}/status").read_text()

@@ -92,6 +92,7 @@ pieces = st.lists(
 
 @given(pieces, st.integers(1, 20), st.booleans())
 def test_any_bytes_are_safe_however_they_are_cut(data: bytes, step: int, drawing: bool) -> None:
+    """hostile: 48."""
     text = clean(data, drawing=drawing, step=step)
     assert text == clean(data, drawing=drawing)
     rest = SAFE.sub("", text) if drawing else text

@@ -67,6 +67,7 @@ def test_until_is_met_by_the_last_words_too(tmp_path: Path) -> None:
 
 
 def test_endless_output_ends_in_time_and_costs_no_memory(tmp_path: Path) -> None:
+    """hostile: 48."""
     seen = 0
 
     async def work(session: Session) -> tuple[Ending, int, int]:

@@ -33,7 +33,7 @@ def test_a_folder_keeps_overlays_and_nvram(bundle: Path, tmp_path: Path) -> None
             fd = state.nvram(b"\xff" * 4096)
             os.pwrite(fd, b"boot entry", 100)
             os.close(fd)
-        assert folder.stat().st_mode & 0o777 == 0o700
+        assert folder.stat().st_mode & 0o777 == 0o700  # hostile: 47
         with State(folder, opened, create=False) as state:
             nvram = state.nvram_bytes()
             assert nvram is not None
