@@ -8,6 +8,7 @@ import os
 import pty
 import select
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -240,6 +241,11 @@ def test_added_arguments_are_told_in_every_report(tmp_path: Path) -> None:
         (("--timeout", "0"), "--timeout"),
         (("--timeout", "3d"), "--timeout"),
         (("--cpus", "0"), "--cpus"),
+        (("--cpus", "289"), "at most 288"),
+        (("--memory", "0"), "--memory"),
+        (("--memory", "64"), "64M"),
+        (("--memory", "1.5M"), "whole number of MiB"),
+        (("--display", "x11"), "--display"),
         (("--copy-in", "file"), "--copy-in"),
         (("--copy-in", "file:relative"), "--copy-in"),
         (("--copy-out", "/file"), "--copy-out"),
@@ -313,3 +319,17 @@ def test_an_image_is_no_bundle(tmp_path: Path) -> None:
     done = vmpack("run", disk)
     assert done.returncode in {4, 5}
     assert vmpack("run", packed(tmp_path / "empty.vmpack", [disk])).returncode == 1
+
+
+def test_what_the_host_cannot_give_is_told(tmp_path: Path) -> None:
+    bundle = sector_bundle(tmp_path, "hang")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = vmpack("run", bundle, "--forward", f"{port}:22")
+    assert done.returncode == 125
+    assert b"hint: that port is in use" in done.stderr
+    assert b'"hostfwd"' not in done.stderr
+    file = tmp_path / "file"
+    file.touch()
+    assert b"is no folder" in vmpack("run", bundle, "--state", file).stderr
+    assert b"without --qemu-arg -nonsense" in vmpack("run", bundle, "--qemu-arg=-nonsense").stderr

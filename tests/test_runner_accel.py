@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import select
 import signal
@@ -135,7 +136,7 @@ def test_without_the_device_there_is_tcg_and_a_hint(
     assert "is a directory" in kvm_verdict(qemu).reason
 
 
-def test_a_device_without_permission_names_the_group(device: Path) -> None:
+def test_a_device_without_permission_says_what_helps(device: Path) -> None:
     device.chmod(0)
     root = os.geteuid() == 0
     if root:
@@ -146,7 +147,13 @@ def test_a_device_without_permission_names_the_group(device: Path) -> None:
         if root:
             os.seteuid(0)
     assert "may not be opened" in verdict.reason
-    assert "usermod" in (verdict.hint or "")
+    assert "sudo" in (verdict.hint or "")
+    # Nobody but root may: joining a group would not help.
+    assert "chgrp" in accel._permission()
+    if root:
+        os.chown(device, 0, 1)
+        device.chmod(0o660)
+        assert f"usermod -aG {grp.getgrgid(1).gr_name} " in accel._permission()
 
 
 def test_what_is_asked_for_is_not_probed(tmp_path: Path, device: Path) -> None:

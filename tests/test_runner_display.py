@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.runner import HOSTS, in_session, sector_bundle
-from vmpack.errors import QemuDiedError, UsageError
+from vmpack.errors import UsageError
 from vmpack.runner import endings
 from vmpack.runner.display import address_of, display_words, is_window, vnc_socket
 from vmpack.runner.options import RunOptions
@@ -105,7 +105,7 @@ def test_addresses_are_those_that_viewers_take() -> None:
 )
 def test_a_host_without_windows_is_told_what_helps(words: str) -> None:
     error = endings.failed_start(1, f"qemu-system-x86_64: {words}")
-    assert isinstance(error, QemuDiedError)
+    assert (error.kind, error.exit_code) == ("infrastructure", 125)
     assert "--display vnc" in (error.hint or "")
 
 

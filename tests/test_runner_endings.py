@@ -83,6 +83,26 @@ def test_features_that_the_cpu_lacks_are_listed() -> None:
     assert error.message.endswith(" and 2 more")
 
 
+def test_what_the_host_cannot_give_is_told_with_what_to_do() -> None:
+    rule = "tcp:127.0.0.1:22-:22"
+    for words, says, hint in (
+        (
+            f'-netdev {{"type": "user", "x": ": "}}: Could not set up host forwarding rule {rule}',
+            f"exit code 1: Could not set up host forwarding rule {rule}",
+            "--forward",
+        ),
+        ("cannot set up guest memory 'pc.ram': Cannot allocate memory", "pc.ram", "--memory"),
+        ("-nonsense: invalid option", "exit code 1: -nonsense: invalid option", "--qemu-arg -x"),
+    ):
+        error = endings.failed_start(1, QEMU + words, ("-x",))
+        assert error.exit_code == 125
+        assert error.message.endswith(says) or says == "pc.ram"
+        assert hint in (error.hint or "")
+    words = f"{QEMU}warning: host doesn't support requested feature: CPUID.01H:ECX.pni [bit 0]"
+    assert "--accel tcg" in (endings.failed_start(1, words).hint or "")
+    assert "--accel tcg" not in (endings.failed_start(1, words.replace("host", "TCG")).hint or "")
+
+
 def test_a_silent_end_names_the_signal() -> None:
     assert endings.of_exit(-11, "") == ("qemu-died", "QEMU ended with signal 11: it said nothing")
     assert endings.of_exit(1, "a\nb\n") == ("qemu-died", "QEMU ended with exit code 1: b")

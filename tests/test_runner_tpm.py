@@ -14,14 +14,18 @@ from typing import TypeVar
 
 import pytest
 
-from tests.support.runner import TCG, qemu_of
+from fixtures.build import sectors
+from tests.support.runner import HOSTS, TCG, qemu_of
 from tests.support.tools import require_tool
 from vmpack.bundle import Bundle
 from vmpack.errors import DamagedError, InfrastructureError, PinUnavailableError
 from vmpack.machine import MachineConfig
 from vmpack.machine.hardware import Tpm
+from vmpack.ops.derive import pack_state
 from vmpack.ops.pack import pack
+from vmpack.ops.run import run
 from vmpack.runner import tpm as module
+from vmpack.runner.options import RunOptions
 from vmpack.runner.session import Session
 from vmpack.runner.state import Kept
 from vmpack.runner.tpm import MAX_STATE, TpmEmulator, from_linear, start_tpm, to_linear
@@ -174,6 +178,79 @@ def test_another_layout_is_refused() -> None:
         from_linear(bytes(good[:100]))
 
 
+def answer_of(data: socket.socket, request: bytes) -> bytes:
+    """The response to a command that succeeds."""
+    data.sendall(request)
+    answer = data.recv(4096)
+    assert answer[6:10] == bytes(4), answer.hex()
+    return answer
+
+
+def resets(data: socket.socket) -> int:
+    """TPM2_ReadClock: how often the TPM was started anew."""
+    answer = answer_of(data, struct.pack(">HII", 0x8001, 10, 0x181))
+    return int(struct.unpack_from(">I", answer, 10 + 8 + 8)[0])
+
+
+def endorsement_key(data: socket.socket) -> bytes:
+    """TPM2_CreatePrimary under the endorsement seed: the public part of an elliptic-curve key."""
+    password = struct.pack(">IHBH", 0x40000009, 0, 0, 0)
+    symmetric = struct.pack(">HHH", 0x0006, 128, 0x0043)
+    public = struct.pack(">HHIH", 0x0023, 0x000B, 0x00030072, 0) + symmetric
+    public += struct.pack(">HHHHH", 0x0010, 0x0003, 0x0010, 0, 0)
+    body = struct.pack(">I", 0x4000000B) + struct.pack(">I", len(password)) + password
+    body += struct.pack(">HHH", 4, 0, 0) + struct.pack(">H", len(public)) + public
+    body += struct.pack(">HI", 0, 0)
+    answer = answer_of(data, struct.pack(">HII", 0x8002, 10 + len(body), 0x131) + body)
+    size = struct.unpack_from(">H", answer, 18)[0]
+    return answer[20 : 20 + size]
+
+
+async def facts(emulator: TpmEmulator) -> tuple[int, int, bytes]:
+    """Whether the space is there (0), the resets, the endorsement key."""
+    with connect(emulator) as data:
+        assert command(data, STARTUP) == 0
+        return read_public(data), resets(data), endorsement_key(data)
+
+
+def state_of(bundle: Path) -> bytes:
+    with Bundle.open(bundle) as opened:
+        return opened.blob("tpm-state")
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_machines_tpm_stays_its_own_through_runs_and_bundles(host: str, tmp_path: Path) -> None:
+    """Packed with a TPM's state, run twice with a state folder, saved, and run again."""
+
+    async def prepare(emulator: TpmEmulator) -> None:
+        with connect(emulator) as data:
+            assert [command(data, STARTUP), define_space(data)] == [0, 0]
+
+    _, first = with_tpm(prepare)
+    assert first is not None
+    (_, count, key), _ = with_tpm(facts, first)
+    (tmp_path / "tpm").write_bytes(first)
+    disk = sectors.write_disk("poweroff", tmp_path / "poweroff.raw")
+    config = MachineConfig.from_toml('memory = "64M"\ntpm = {}\n')
+    one, two, three = (tmp_path / f"{name}.vmpack" for name in ("one", "two", "three"))
+    pack([disk], one, config=config, blobs={"tpm-state": tmp_path / "tpm"})
+
+    qemu = qemu_of(host)
+    kept = RunOptions(accel="tcg", timeout_s=120, state_dir=tmp_path / "state")
+    assert run(one, options=kept, qemu=qemu).exit_code == 0
+    assert run(one, options=kept, qemu=qemu, save=two).saved is not None
+    # The firmware started the TPM at each of the two boots, and nothing of it was lost.
+    assert with_tpm(facts, state_of(two))[0] == (0, count + 2, key)
+    assert run(two, options=TCG, qemu=qemu, save=three).saved is not None
+    assert with_tpm(facts, state_of(three))[0] == (0, count + 3, key)
+    pack_state(one, tmp_path / "state", tmp_path / "packed.vmpack")
+    assert with_tpm(facts, state_of(tmp_path / "packed.vmpack"))[0] == (0, count + 2, key)
+    assert state_of(one) == first
+    # A machine whose TPM is new has another endorsement key.
+    assert with_tpm(facts)[0][2] != key
+
+
 @pytest.mark.slow
 @pytest.mark.qemu
 def test_firmware_measures_into_the_tpm_and_its_state_is_kept(
@@ -182,7 +259,7 @@ def test_firmware_measures_into_the_tpm_and_its_state_is_kept(
     require_tool("swtpm")
     config = MachineConfig.from_toml('memory = "512M"\ncpu.cores = 1\ntpm = {}\n')
 
-    async def run(bundle: Path) -> str:
+    async def measured(bundle: Path) -> str:
         with Bundle.open(bundle) as opened:
             async with Session.start(opened, TCG, storage=kept, qemu=qemu_of("machine")) as session:
                 ending = await session.wait(lambda console: b"TPMFinalLog=" in console.data)
@@ -192,7 +269,7 @@ def test_firmware_measures_into_the_tpm_and_its_state_is_kept(
     bundle = tmp_path / "app.vmpack"
     pack([guest_uefi], bundle, config=config)
     with Kept() as kept:
-        text = asyncio.run(run(bundle))
+        text = asyncio.run(measured(bundle))
         assert re.search(r"efi: .*TPMFinalLog=0x", text)
         state = kept.tpm_bytes()
     assert state is not None

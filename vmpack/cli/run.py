@@ -21,6 +21,7 @@ from vmpack.cli.options import (
     whole,
 )
 from vmpack.errors import UsageError
+from vmpack.units import MiB
 
 if TYPE_CHECKING:
     from types import SimpleNamespace
@@ -155,6 +156,17 @@ def _forward(text: str) -> tuple[int, int]:
     return int(ports[0]), int(ports[1])
 
 
+def _memory(text: str) -> int:
+    """Bytes of memory: whole MiB, as QEMU takes it."""
+    found = size(text)
+    if found <= 0 or found % MiB:
+        plain = text if text.isdigit() and int(text) else "512"
+        raise UsageError(
+            f"{text!r} is no whole number of MiB", hint=f"with a unit: {plain}M, or 2G"
+        )
+    return found
+
+
 COMMAND = Command(
     "run",
     "Run a bundle's machine straight from the file, under QEMU.\n"
@@ -178,7 +190,7 @@ COMMAND = Command(
             "--memory",
             name="memory",
             metavar="SIZE",
-            convert=size,
+            convert=_memory,
             help="memory in place of the config's",
         ),
         option(

@@ -7,6 +7,7 @@ it; the verdict is kept until the host boots again or QEMU changes.
 
 from __future__ import annotations
 
+import grp
 import os
 import select
 import signal
@@ -134,12 +135,23 @@ def _closed(qemu: Qemu) -> Verdict | None:
         )
         return Verdict("kvm", False, f"there is no {_DEVICE}", hint)
     except PermissionError:
-        hint = "add yourself to its group, then log in again: sudo usermod -aG kvm $USER"
+        hint = _permission()
         return Verdict("kvm", False, f"{_DEVICE} may not be opened", hint)
     except OSError as exc:
         text = (exc.strerror or str(exc)).lower()
         return Verdict("kvm", False, f"{_DEVICE}: {text}", "load the module: modprobe kvm")
     return None
+
+
+def _permission() -> str:
+    """How a user gets to open the device: by its group, where that may and is not root's."""
+    with suppress(OSError, KeyError):
+        facts = os.stat(_DEVICE)
+        if facts.st_mode & 0o060 != 0o060 or facts.st_gid == 0:
+            return f"only root may: sudo chgrp kvm {_DEVICE}, sudo chmod g+rw {_DEVICE}"
+        group = grp.getgrgid(facts.st_gid).gr_name
+        return f"add yourself to its group, then log in again: sudo usermod -aG {group} $USER"
+    return "add yourself to its group, then log in again: sudo usermod -aG kvm $USER"
 
 
 def _boot_id() -> str | None:

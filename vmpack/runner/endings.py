@@ -7,6 +7,7 @@ Source: QEMU's QAPI schema, ShutdownCause and RunState.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vmpack.errors import (
@@ -109,12 +110,7 @@ _ERRORS: dict[Kind, type[InfrastructureError]] = {
 }
 
 
-_NO_DISPLAY = re.compile(
-    r"Display '\S+' is not available|gtk initialization failed|Could not initialize SDL"
-    r"|egl: render node|capable Spice client|connect to DBus"
-)
-"""What QEMU's user interfaces say when they cannot show anything."""
-_PREFIX = re.compile(r"^(?:\S*qemu\S*: )?(?:warning: )?(?:-\S+ )?")
+_PREFIX = re.compile(r"^(?:\S*qemu\S*: )?(?:warning: )?(?:-\w+ (?=\S))?(?:\{.*\}: )?")
 _LACKING = re.compile(r"doesn't support requested feature: (\S+)")
 
 
@@ -134,15 +130,43 @@ def of_exit(returncode: int, stderr: str) -> Verdict:
     return "qemu-died", f"QEMU ended with {how}: {_PREFIX.sub('', last)}"
 
 
-def failed_start(returncode: int, stderr: str) -> InfrastructureError:
-    """The error for a QEMU that ended before the guest ran."""
-    kind, message = of_exit(returncode, stderr)
-    hint = _HINTS.get(kind)
-    if kind == "qemu-died" and _NO_DISPLAY.search(stderr):
-        hint = (
+_HOST: tuple[tuple[re.Pattern[str], str], ...] = (
+    (
+        re.compile(
+            r"Display '\S+' is not available|gtk initialization failed|Could not initialize SDL"
+            r"|egl: render node|capable Spice client|connect to DBus"
+        ),
+        (
             "a window needs a desktop session, and QEMU's part for it (Debian, Ubuntu: "
             "qemu-system-gui; Fedora: qemu-ui-gtk); --display vnc needs neither"
-        )
+        ),
+    ),
+    (
+        re.compile(r"host forwarding rule"),
+        (
+            "that port is in use here, or below 1024, which needs root: --forward 10022:22 takes "
+            "another one"
+        ),
+    ),
+    (
+        re.compile(r"cannot set up guest memory|Cannot allocate memory"),
+        "this host has less memory than the machine: give it less with --memory",
+    ),
+)
+"""What QEMU says when the host cannot give what the run asks for, and what to do about it."""
+
+
+def failed_start(returncode: int, stderr: str, added: Sequence[str] = ()) -> InfrastructureError:
+    """The error for a QEMU that ended before the guest ran; ``added`` are the user's own words."""
+    kind, message = of_exit(returncode, stderr)
+    hint = _HINTS.get(kind)
+    if "host doesn't support requested feature" in stderr:
+        hint = "--accel tcg may have what this host's CPU lacks; vmpack doctor BUNDLE says more"
+    if kind == "qemu-died":
+        found = next((hint for pattern, hint in _HOST if pattern.search(stderr)), None)
+        if found is not None:
+            return InfrastructureError(message, hint=found)
+        hint = f"try it without --qemu-arg {' '.join(added)}" if added else None
     return _ERRORS.get(kind, QemuDiedError)(message, hint=hint)
 
 

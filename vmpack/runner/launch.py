@@ -22,6 +22,9 @@ from vmpack.runner.process import ChildProcess, plain_user, spawn
 from vmpack.runner.scratch import Storage, memory_file, reopen
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vmpack.runner.qemu import MachineType
     from vmpack.runner.tpm import TpmEmulator
 
 __all__ = ["Files", "Host", "find_blob", "find_host", "plan_of"]
@@ -54,16 +57,31 @@ def find_host(
     _check_display(config, options)
     qemu = qemu or find_qemu()
     require_zstd(qemu)
-    if config.machine is not None and config.machine not in features(qemu).machines:
-        raise PinUnavailableError(
-            f"QEMU {'.'.join(map(str, qemu.version))} has no machine type {config.machine}",
-            field="machine",
-            hint="vmpack doctor lists what this host has; a newer or older QEMU may have it",
-        )
+    _check_machine(config, options, qemu, features(qemu).machines)
     accel, reason = choose(options.accel, qemu)
     nvram = find_blob(bundle, NVRAM)
     code = bundle.blob(config.firmware.blob) if config.firmware.blob else None
     return Host(qemu, accel, reason, resolve_firmware(config, qemu, nvram, code))
+
+
+def _check_machine(
+    config: MachineConfig, options: RunOptions, qemu: Qemu, machines: Mapping[str, MachineType]
+) -> None:
+    if config.machine is None:
+        return
+    version = ".".join(map(str, qemu.version))
+    found = machines.get(config.machine)
+    if found is None:
+        raise PinUnavailableError(
+            f"QEMU {version} has no machine type {config.machine}",
+            field="machine",
+            hint="vmpack doctor BUNDLE says why; a newer or older QEMU may have it",
+        )
+    if options.cpus is not None and options.cpus > found.max_cpus:
+        raise UsageError(
+            f"{config.machine} takes at most {found.max_cpus} CPUs in QEMU {version}",
+            field="--cpus",
+        )
 
 
 def _check_display(config: MachineConfig, options: RunOptions) -> None:

@@ -299,7 +299,7 @@ def _ask(
             ) from exc
         answers, in_time = _converse(process, lines)
         complaints.seek(0)
-        words = " ".join(escape(complaints.read(500).decode(errors="replace")).split())
+        words = escape(" ".join(complaints.read(500).decode(errors="replace").split()))
     if not in_time:
         raise QemuDiedError(
             f"{escape(qemu.prefix[-1])} did not say what it has within {ANSWER_S} s",

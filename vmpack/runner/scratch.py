@@ -10,7 +10,7 @@ import os
 import tempfile
 from typing import Protocol
 
-from vmpack.errors import from_os_error
+from vmpack.errors import OutputError, from_os_error
 from vmpack.formats.qcow2.writer import Qcow2Writer
 
 __all__ = ["Scratch", "Storage", "memory_file", "nameless_file", "reopen"]
@@ -41,9 +41,14 @@ class Scratch:
     durable = False
 
     def overlay(self, disk_id: str, virtual_size: int) -> int:  # noqa: ARG002 - Storage's signature
-        fd = nameless_file(temporary_folder())
+        folder = temporary_folder()
+        fd = nameless_file(folder)
         try:
-            Qcow2Writer(fd, virtual_size=virtual_size).finish()
+            Qcow2Writer(fd, virtual_size=virtual_size, path=folder).finish()
+        except OutputError as exc:
+            os.close(fd)
+            hint = "free some space, or name a folder with more in TMPDIR"
+            raise OutputError(exc.message, path=folder, hint=hint) from exc
         except BaseException:
             os.close(fd)
             raise

@@ -148,7 +148,8 @@ class Session:
             await ended
         finally:
             await _cancel([connecting, ended])
-        raise endings.failed_start(self.process.returncode or 0, self._stderr())
+        added = self.plan.options.qemu_args
+        raise endings.failed_start(self.process.returncode or 0, self._stderr(), added)
 
     async def _prepare(self) -> None:
         sets = self.plan.fdsets

@@ -108,6 +108,10 @@ class State:
 
     def _make(self, bundle: Bundle) -> None:
         try:
+            if self.folder.exists() and not self.folder.is_dir():
+                raise OutputError(
+                    "is no folder", path=self.folder, hint="name a new folder with --state"
+                )
             self.folder.mkdir(mode=0o700, exist_ok=True)
             if (self.folder / _RECORD).exists():
                 return

@@ -161,7 +161,7 @@ async def _greet(emulator: TpmEmulator, ours: socket.socket) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ANSWER_S):
                 await emulator.process.wait()
-        words = " ".join(escape(emulator.process.stderr[-500:]).split())
+        words = escape(" ".join(emulator.process.stderr[-500:].split()))
         raise InfrastructureError(
             f"swtpm did not start: {words or 'it says nothing'}",
             field="tpm",
