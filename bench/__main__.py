@@ -1,4 +1,7 @@
-"""``python -m bench [--only pack,unpack,check,boot,run,startup] [--pairs N] [--quick]``."""
+"""``python -m bench [--only GROUPS] [--pairs N] [--quick] [--cells raw:qcow2,vhd:*]``.
+
+Groups: pack, unpack, check, boot, run, startup (written to ``bundle.*``) and matrix.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import boot_reads, running, startup
+from bench import boot_reads, matrix, running, startup
 from bench.bundle import Bench
 from bench.machine import describe
 from bench.measure import floor_bytes
@@ -19,8 +22,11 @@ from fixtures.build.cache import cache_dir
 from fixtures.build.debian import NAME
 
 RESULTS = Path(__file__).with_name("results")
-GROUPS = ("pack", "unpack", "check", "boot", "run", "startup")
+BUNDLE = ("pack", "unpack", "check", "boot", "run", "startup")
+GROUPS = (*BUNDLE, "matrix")
 PAIRS, QUICK = 5, 2
+MATRIX_PAIRS = 3
+"""At most: 56 cells, in which qemu-img takes 12 s as often as not, take half an hour with these."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,16 +39,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     machine = describe()
     folder = Path(tempfile.mkdtemp(prefix=".bench.", dir=cache_dir()))
     try:
-        rows = _measure(disk, folder, arguments.turns, arguments.groups)
+        groups = [group for group in arguments.groups if group in BUNDLE]
+        if groups:
+            _bundle(disk, folder, arguments, groups, machine)
+        if "matrix" in arguments.groups:
+            _matrix(disk, folder, arguments, machine)
     finally:
         shutil.rmtree(folder)
-    machine["peak-floor-bytes"] = floor_bytes()
-    shown = [f"{key}: {value}" for key, value in machine.items()]
-    print("\n".join(["", plain(rows), "", summary(rows), noise(rows), "", *shown]))
-    if arguments.groups == GROUPS and arguments.turns >= PAIRS:
-        _write(rows, machine, arguments.turns)
-        print(f"\nwritten to {RESULTS}")
     return 0
+
+
+def _bundle(
+    disk: Path,
+    folder: Path,
+    arguments: argparse.Namespace,
+    groups: Sequence[str],
+    machine: dict[str, object],
+) -> None:
+    rows = _measure(disk, folder, arguments.turns, groups)
+    facts = {**machine, "peak-floor-bytes": floor_bytes()}
+    shown = [f"{key}: {value}" for key, value in facts.items()]
+    print("\n".join(["", plain(rows), "", summary(rows), noise(rows), "", *shown]))
+    if tuple(groups) == BUNDLE and arguments.turns >= PAIRS:
+        _write(rows, facts, arguments.turns)
+        print(f"\nwritten to {RESULTS}")
+
+
+def _matrix(
+    disk: Path, folder: Path, arguments: argparse.Namespace, machine: dict[str, object]
+) -> None:
+    turns = min(arguments.turns, MATRIX_PAIRS)
+    bench = matrix.Matrix(disk, folder, turns)
+    cells = list(bench.measure(arguments.cells, _say))
+    if not cells:
+        print("no cell could be measured")
+        return
+    full = len(cells) == len(matrix.CELLS)
+    rows = matrix.summary_rows(cells)
+    if full:
+        _say("measuring 4 GiB ...")
+        rows += bench.big()
+    facts = {**machine, "peak-floor-bytes": floor_bytes()}
+    each = [cell.row() for cell in cells]
+    shown = [f"{key}: {value}" for key, value in facts.items()]
+    tables = [plain(each), matrix.grids(cells), plain(rows), summary(rows), noise(each)]
+    print("\n\n".join(["", *tables, "\n".join(shown)]))
+    if full and turns >= MATRIX_PAIRS:
+        _write_matrix(cells, rows, facts, turns)
+        print(f"\nwritten to {RESULTS}")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -50,12 +94,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", metavar="GROUPS", default=",".join(GROUPS))
     parser.add_argument("--pairs", dest="turns", metavar="N", type=int, default=PAIRS)
     parser.add_argument("--quick", dest="turns", action="store_const", const=QUICK)
+    parser.add_argument("--cells", metavar="SOURCE:TARGET,...", help="of the matrix; * is any")
     arguments = parser.parse_args(argv)
     wanted = arguments.only.split(",")
     unknown = sorted(set(wanted) - set(GROUPS))
     if unknown or arguments.turns < 1:
         parser.error(f"groups are {', '.join(GROUPS)}; N is at least 1")
     arguments.groups = tuple(group for group in GROUPS if group in wanted)
+    try:
+        arguments.cells = matrix.cells_of(arguments.cells)
+    except ValueError as exc:
+        parser.error(str(exc))
     return arguments
 
 
@@ -102,6 +151,36 @@ def _write(rows: Sequence[Row], machine: dict[str, object], turns: int) -> None:
         f"{markdown(rows)}\n\n{summary(rows)}.\n\n{noise(rows)}.\n\n{facts}\n"
     )
     (RESULTS / "bundle.md").write_text(text)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _write_matrix(
+    cells: Sequence[matrix.Cell], rows: Sequence[Row], machine: dict[str, object], turns: int
+) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    each = [cell.row() for cell in cells]
+    document = {
+        "turns": turns,
+        "machine": machine,
+        "rows": [row.as_dict() for row in rows],
+        "cells": [row.as_dict() for row in each],
+    }
+    (RESULTS / "matrix.json").write_text(json.dumps(document, indent=1) + "\n")
+    facts = "\n".join(f"- {key}: {value}" for key, value in machine.items())
+    text = (
+        "# The conversion matrix, measured\n\n"
+        "`python -m bench --only matrix` on the machine below: the Debian guest from every format "
+        "to every\nformat, vmpack with and without verification and `qemu-img convert` in turn, "
+        f"medians of {turns} turns ({turns + matrix.MORE_TURNS}\nfor uncompressed targets). "
+        "Figures are vmpack's share of qemu-img's: the median of the turns'\nratios, fsync left "
+        "out. All samples are in `matrix.json`.\n\n"
+        f"{markdown(rows)}\n\n{summary(rows)}.\n\n{matrix.grids(cells)}\n\n"
+        f"{noise(each)}.\n\n{facts}\n"
+    )
+    (RESULTS / "matrix.md").write_text(text)
 
 
 if __name__ == "__main__":

@@ -30,10 +30,11 @@ def describe() -> dict[str, object]:
         "qemu-img": _first_line("qemu-img", "--version"),
         "qemu-libzstd": _linked_zstd(),
         # In a child: what this process imports counts towards the peaks of those that it starts.
-        "vmpack-libzstd": _first_line(
+        "vmpack-codecs": _first_line(
             sys.executable,
             "-c",
-            "import zstandard; print('.'.join(map(str, zstandard.ZSTD_VERSION)))",
+            "from vmpack.codecs import versions\n"
+            "print(', '.join(map(' '.join, versions().items())))",
         ),
         "openssl": _first_line(sys.executable, "-c", "import ssl; print(ssl.OPENSSL_VERSION)"),
     }

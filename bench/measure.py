@@ -66,8 +66,10 @@ class Side:
 Samples = Mapping[str, Sequence[Sample]]
 
 
-def alternate(sides: Sequence[Side], turns: int, scratch: Path) -> dict[str, list[Sample]]:
-    """``turns`` samples of each side, taken in turn, after one turn that is dropped.
+def alternate(
+    sides: Sequence[Side], turns: int, scratch: Path, *, warm: bool = True
+) -> dict[str, list[Sample]]:
+    """``turns`` samples of each side, taken in turn, after one turn that is dropped (``warm``).
 
     Another side begins each time: who writes after a large file was written and removed gets
     memory that the host has to bring back, which can double its time.
@@ -75,7 +77,7 @@ def alternate(sides: Sequence[Side], turns: int, scratch: Path) -> dict[str, lis
     Raises :class:`RuntimeError` when a command fails.
     """
     taken: dict[str, list[Sample]] = {side.name: [] for side in sides}
-    for turn in range(turns + 1):
+    for turn in range(0 if warm else 1, turns + 1):
         first = turn % len(sides)
         for side in (*sides[first:], *sides[:first]):
             sample = run(side, scratch)

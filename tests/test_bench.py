@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import boot_reads, bundle, running, startup
+from bench import boot_reads, bundle, matrix, running, startup
 from bench.measure import (
     Sample,
     Side,
@@ -124,3 +124,67 @@ def test_the_table_says_plainly_what_misses() -> None:
         "target": None,
         "met": None,
     }
+
+
+def matrix_cell(source: str, target: str, plain: float, verified: float) -> matrix.Cell:
+    taken = {
+        "vmpack": [sample(verified)],
+        "no-verify": [sample(plain, peak=300 * MIB)],
+        "qemu-img": [sample(1.0)],
+        "qemu-img -W": [sample(0.5)],
+    }
+    if not (matrix.KINDS[target].compressed and source == "raw"):
+        del taken["qemu-img -W"]
+    return matrix.Cell(source, target, taken, {"vmpack": 101, "no-verify": 101, "qemu-img": 100})
+
+
+def test_the_matrix_holds_every_cell_to_the_issues_targets() -> None:
+    assert len(matrix.CELLS) == 8 * 7
+    cells = [matrix_cell(*cell, 0.25, 0.5) for cell in matrix.CELLS]
+    rows = {row.id: row for row in matrix.summary_rows(cells)}
+    assert rows["mean-no-verify"].value == pytest.approx(0.25)
+    assert rows["mean-vmpack"].value == pytest.approx(0.5)
+    missed = {key for key, row in rows.items() if row.met is False}
+    assert missed == {
+        "qcow2-zlib-vmpack",
+        "streamOptimized-no-verify",
+        "streamOptimized-vmpack",
+        "streamOptimized-bytes",
+        "peak",
+    }
+    limits = {key: str(row.target) for key, row in rows.items() if row.target is not None}
+    assert limits["mean-no-verify"] == "at most 0.450"
+    assert limits["mean-vmpack"] == "at most 0.600"
+    assert limits["streamOptimized-no-verify"] == "at most 0.200"
+    assert limits["streamOptimized-vmpack"] == "at most 0.300"
+    assert limits["qcow2-zlib-no-verify"] == "at most 0.280"
+    assert limits["qcow2-zlib-bytes"] == "at most 1.050"
+    assert limits["qcow2-zstd-no-verify"] == "at most 0.550"
+    assert limits["raw-no-verify"] == "at most 1.500"
+    assert limits["vhd-vmpack"] == "at most 2.500"
+    assert limits["peak"] == "at most 200 MiB"
+    assert rows["streamOptimized-W"].value == pytest.approx(0.5)
+    big = matrix.big_row("raw", "qcow2", {"no-verify": [sample(2.0)], "qemu-img": [sample(1.0)]})
+    assert (str(big.target), big.met) == ("at most 1.000", False)
+
+
+def test_cells_say_both_ratios_and_the_grids_what_misses() -> None:
+    cells = [matrix_cell("raw", "qcow2", 1.2, 2.6), matrix_cell("vhd", "raw", 1.6, 1.7)]
+    row = cells[0].row()
+    assert (row.value, row.met) == (1.2, True)
+    assert row.details["verified-met"] is False
+    assert row.details["bytes-ratio"] == 1.01
+    text = matrix.grids(cells)
+    assert "| from \\ to | raw | qcow2 |" in text
+    assert "| raw |  | 1.20 |" in text
+    assert "| raw |  | 2.60 MISS |" in text
+    assert "| vhd | 1.60 MISS |  |" in text
+
+
+def test_cells_are_chosen_by_name() -> None:
+    assert matrix.cells_of(None) == matrix.CELLS
+    assert matrix.cells_of("raw:qcow2,vhd:raw") == (("raw", "qcow2"), ("vhd", "raw"))
+    assert matrix.cells_of("*:raw") == tuple(cell for cell in matrix.CELLS if cell[1] == "raw")
+    for wrong in ("raw", "raw:vhdx", "x:raw", ""):
+        with pytest.raises(ValueError, match="is no cell"):
+            matrix.cells_of(wrong)
