@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fuzz_corpus import load
+from tests.support.fuzz_corpus import READABLE, load
 from tests.support.fuzz_patient import Patient
 from tests.support.tools import require_tool, run
-from vmpack import formats
 
 ROOT = Path(__file__).parent.parent
 IMAGES = {"raw": 400, "qcow2": 6000, "vmdk": 6000, "vhd": 3200, "vhdx": 3200, "vdi": 2400}
@@ -36,11 +35,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_there_are_enough_of_them() -> None:
-    assert sum(share(name) for name in formats.names()) >= 20_000
+    assert sum(share(name) for name in READABLE) >= 20_000
 
 
 @pytest.mark.qemu
-@pytest.mark.parametrize("name", formats.names())
+@pytest.mark.parametrize("name", READABLE)
 def test_mutated_images_end_in_success_or_vmpacks_own_error(
     name: str, corpus: Path, tmp_path: Path
 ) -> None:
@@ -76,7 +75,7 @@ def test_mutated_images_end_in_success_or_vmpacks_own_error(
 
 
 @pytest.mark.qemu
-@pytest.mark.parametrize("name", formats.names())
+@pytest.mark.parametrize("name", READABLE)
 def test_an_image_is_put_back_as_it_was(name: str, corpus: Path, tmp_path: Path) -> None:
     import random
 

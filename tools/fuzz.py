@@ -22,12 +22,11 @@ def main() -> int:
     arguments = _arguments()
     if arguments.atheris:
         return _atheris(arguments)
-    from tests.support.fuzz_corpus import corpus_of, save
-    from vmpack import formats
+    from tests.support.fuzz_corpus import READABLE, corpus_of, save
 
     if arguments.seconds is None and arguments.count is None:
         arguments.seconds = 60.0
-    names = arguments.words or formats.names()
+    names = arguments.words or READABLE
     with tempfile.TemporaryDirectory(prefix="vmpack-fuzz-", dir=_fast_folder()) as scratch:
         if arguments.save:
             for name in names:

@@ -12,6 +12,7 @@ import random
 import resource
 import shutil
 import signal
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -243,6 +244,8 @@ def fuzz(
     rng = random.Random(seed)
     report = Report()
     patients = [Patient(one, folder / one.format / one.name) for one in corpus]
+    # What a reader spools belongs into the folder that it may touch.
+    tempfile.tempdir = os.fspath(folder)
     for patient in patients:
         # What is read for the first time imports modules: not while memory is limited.
         attempt(patient, all_ways=True, folder=folder)

@@ -45,6 +45,7 @@ def run_atheris(
     import atheris
 
     folder = Path(tempfile.mkdtemp(prefix="vmpack-atheris-"))
+    tempfile.tempdir = str(folder)
     # Readers are imported at their first use: within this block, so that libFuzzer sees into them.
     with atheris.instrument_imports(include=["vmpack"]):
         from tests.support import fuzz

@@ -17,6 +17,8 @@ from vmpack.formats.mapped import COMPRESSED, MappedReader
 from vmpack.source import ByteSource
 
 Words = tuple[str, ...]
+READABLE = (*formats.names(), *formats.STREAMS)
+"""Every format that has a reader."""
 SMALL = 120_320
 MANY = 200
 """Sectors with structures that an image of this size has; more are frames or noise."""
@@ -130,6 +132,8 @@ def specimen(name: str, format_name: str, image: Path, *, parents: Sequence[Path
 def _hot(image: Path, format_name: str, parents: Sequence[Path]) -> tuple[tuple[int, int], ...]:
     """The sectors that hold structures: not empty, and not the guest's bytes."""
     data = image.read_bytes()
+    if format_name in formats.STREAMS:
+        return ((0, 8), (0, 64), (len(data) // 3, len(data) // 3), (len(data) - 32, 32))
     options = OpenOptions(parents=tuple(str(path) for path in parents))
     reader = formats.get(format_name).open(ByteSource.open(image), options)
     try:

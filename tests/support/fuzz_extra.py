@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,6 +12,7 @@ from pathlib import Path
 from tests.support import vdi, vhd, vhdx, vmdk
 from tests.support.disks import disk_bytes, write_sparse
 from tests.support.tools import require_tool, run
+from vmpack.formats import STREAM_SUFFIXES
 
 Found = tuple[str, Path, tuple[Path, ...]]
 """Name, image, the files that it stands on, nearest first."""
@@ -101,6 +105,32 @@ def vdi_images(folder: Path) -> Iterable[Found]:
     yield "difference", image, (base,)
 
 
+def streams(suffix: str, codec: str) -> Callable[[Path], Iterable[Found]]:
+    """Builder of a raw disk compressed as a stream: of one frame, and of two."""
+
+    def build(folder: Path) -> Iterable[Found]:
+        for name, pieces in (("one", [DISK]), ("two", [DISK[:20000], DISK[20000:]])):
+            image = _place(folder, name) / f"image.raw{suffix}"
+            image.write_bytes(b"".join(_COMPRESS[codec](piece) for piece in pieces))
+            yield name, image, ()
+
+    return build
+
+
+def _zstd(data: bytes) -> bytes:
+    import zstandard
+
+    return zstandard.ZstdCompressor(write_checksum=True).compress(data)
+
+
+_COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "zstd": _zstd,
+    "gzip": lambda data: gzip.compress(data, mtime=0),
+    "xz": lzma.compress,
+    "bzip2": bz2.compress,
+}
+
+
 def _place(folder: Path, name: str) -> Path:
     place = folder / name
     place.mkdir()
@@ -113,5 +143,6 @@ EXTRA: dict[str, Callable[[Path], Iterable[Found]]] = {
     "vhd": vhd_images,
     "vhdx": vhdx_images,
     "vdi": vdi_images,
+    **{f"raw{suffix}": streams(suffix, codec) for suffix, codec in STREAM_SUFFIXES.items()},
 }
 """Builders, by format."""
