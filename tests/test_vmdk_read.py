@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,14 +11,14 @@ import pytest
 
 from tests.support.disks import disk_bytes, random_disk, write_sparse
 from tests.support.qemu import QemuImg
-from tests.support.tools import require_tool, run
 from tests.support.vmdk import (
     SUBFORMATS,
-    contents,
     cowd,
     described,
+    facts_of_qemu,
     header,
     open_vmdk,
+    read_like,
     sesparse,
     sparse,
     stream,
@@ -29,7 +28,6 @@ from tests.support.vmdk import (
 )
 from vmpack.errors import UsageError
 from vmpack.extent import Kind
-from vmpack.formats.vmdk.reader import VmdkReader
 from vmpack.ops.check import check
 from vmpack.ops.info import describe, info
 from vmpack.ops.map import map_image
@@ -37,28 +35,6 @@ from vmpack.source import ByteSource
 
 SIZES = (512, 65536, 66048, 3_000_320)
 MiB = 1 << 20
-
-
-def read_like(reader: VmdkReader, want: bytes) -> None:
-    """The reader's disk is ``want``, read whole, in pieces, and by its extents."""
-    assert reader.virtual_size == len(want)
-    assert reader.read(0, len(want)) == want
-    position, previous = 0, None
-    for extent in reader.extents():
-        assert (extent.offset, extent.kind is previous) == (position, False)
-        if extent.kind is not Kind.DATA:
-            assert not any(want[extent.offset : extent.end])
-        position, previous = extent.end, extent.kind
-    assert position == len(want)
-    rng = random.Random(7)
-    for _ in range(30):
-        start = rng.randrange(len(want))
-        length = min(rng.choice((1, 511, 4096, 70_000, 300_000)), len(want) - start)
-        assert reader.read(start, length) == want[start : start + length]
-        assert sum(one.length for one in reader.extents(start, length)) == length
-        assert sum(one.length for one in reader.map_runs(start, length)) == length
-    reader.close()
-    reader.close()
 
 
 @pytest.mark.qemu
@@ -136,13 +112,6 @@ def joined(rows: list[list[Any]]) -> list[list[Any]]:
     return out
 
 
-def facts_of_qemu(qemu_img: QemuImg, image: Path) -> dict[str, Any]:
-    found: dict[str, Any] = qemu_img.json("info", "-f", "vmdk", image)
-    for name in ("children", "full-backing-filename", "actual-size"):
-        found.pop(name, None)
-    return found
-
-
 @pytest.mark.qemu
 @pytest.mark.parametrize("variant", SUBFORMATS)
 def test_info_is_qemu_imgs(variant: str, tmp_path: Path, each_qemu_img: QemuImg) -> None:
@@ -164,29 +133,6 @@ def test_info_is_qemu_imgs(variant: str, tmp_path: Path, each_qemu_img: QemuImg)
     for one in other["data"]["extents"] if "split" in variant else ():
         one.pop("cluster-size", None)
     assert mine == other
-
-
-@pytest.mark.qemu
-def test_info_of_an_overlay_is_qemu_imgs(tmp_path: Path, each_qemu_img: QemuImg) -> None:
-    base, top = make_chain(each_qemu_img, tmp_path)
-    theirs = facts_of_qemu(each_qemu_img, top)
-    reader = open_vmdk(top, allow_backing=True)
-    ours = describe(reader)
-    reader.close()
-    del ours["actual-size"]
-    assert ours == theirs
-    assert ours["backing-filename"] == base.name
-
-
-def make_chain(qemu_img: QemuImg, folder: Path) -> tuple[Path, Path]:
-    raw = folder / "disk.raw"
-    random_disk(raw, 2 * MiB, seed=13)
-    base = to_vmdk(qemu_img, raw, "subformat=monolithicSparse", "base.vmdk")
-    top = folder / "base-000001.vmdk"
-    qemu_img.run("create", "-f", "vmdk", "-b", base, "-F", "vmdk", top)
-    text_of_top = top.read_bytes().replace(os.fsencode(folder) + b"/", b"")
-    top.write_bytes(text_of_top[: 21 * 512].ljust(21 * 512, b"\0") + top.read_bytes()[21 * 512 :])
-    return base, top
 
 
 @pytest.mark.qemu
@@ -348,99 +294,6 @@ def test_extents_that_the_caller_has_open(tmp_path: Path) -> None:
         given = {"guest-flat.vmdk": archive.slice(1000, 65536)}
         read_like(open_vmdk(image, given=given), data)
         assert archive.pread(1000, 512) == data[:512]
-
-
-def deltas(folder: Path) -> tuple[Path, bytes]:
-    """A base, a copy-on-write snapshot of it, and a seSparse one on top."""
-    size = 600_064
-    base = disk_bytes(size, seed=31, block=512)
-    first, second = disk_bytes(size, seed=32, block=512), disk_bytes(size, seed=33, block=4096)
-    write_sparse(folder / "vm-flat.vmdk", base)
-    line = f'RW {size // 512} VMFS "vm-flat.vmdk"'
-    (folder / "vm.vmdk").write_bytes(text("vmfs", [line], cid="aaaaaaaa"))
-    kept = {n for n in range(size // 512) if n % 3}
-    cowd(first, holes=kept).save(folder / "vm-000002-delta.vmdk")
-    line = f'RW {size // 512} VMFSSPARSE "vm-000002-delta.vmdk"'
-    (folder / "vm-000002.vmdk").write_bytes(
-        text("vmfsSparse", [line], cid="bbbbbbbb", parent="aaaaaaaa", hint="vm.vmdk")
-    )
-    states = {n: 0 if n % 2 else 2 if n % 5 == 0 else 3 for n in range(-(-size // 4096))}
-    sesparse(second, states).save(folder / "vm-000001-sesparse.vmdk")
-    line = f'RW {size // 512} SESPARSE "vm-000001-sesparse.vmdk"'
-    (folder / "vm-000001.vmdk").write_bytes(
-        text("seSparse", [line], parent="BBBBBBBB", hint="/vmfs/volumes/x/vm/vm-000002.vmdk")
-    )
-    middle = bytearray(base)
-    for number in range(size // 512):
-        piece = first[number * 512 : (number + 1) * 512]
-        if number % 3 == 0 and any(piece):
-            middle[number * 512 : (number + 1) * 512] = piece
-    want = bytearray(middle)
-    for number, state in states.items():
-        low, high = number * 4096, min(size, (number + 1) * 4096)
-        if state:
-            want[low:high] = second[low:high] if state == 3 else bytes(high - low)
-    return folder / "vm-000001.vmdk", bytes(want)
-
-
-def test_snapshot_chain_is_flattened_in_the_descriptors_order(tmp_path: Path) -> None:
-    """The names are in another order than the chain, as VMware leaves them after a revert."""
-    # VMDK-REF-1, VMDK-REF-6
-    top, want = deltas(tmp_path)
-    read_like(open_vmdk(top, allow_backing=True), want)
-    named = (str(tmp_path / "vm-000002.vmdk"), str(tmp_path / "vm.vmdk"))
-    read_like(open_vmdk(top, parents=named), want)
-    reader = open_vmdk(top, allow_backing=True)
-    depths = {run.depth for run in reader.map_runs(0, reader.virtual_size)}
-    assert depths == {0, 1, 2}
-    reader.close()
-    chain = info(top, format="vmdk", allow_backing=True).as_dict()["chain"]
-    assert isinstance(chain, list)
-    assert [os.path.basename(one["filename"]) for one in chain] == ["vm-000002.vmdk", "vm.vmdk"]
-
-
-@pytest.mark.qemu
-def test_snapshot_chain_is_qemus(tmp_path: Path, qemu_img: QemuImg) -> None:
-    top, want = deltas(tmp_path)
-    data = top.read_bytes()
-    top.write_bytes(data.replace(b"/vmfs/volumes/x/vm/", b""))
-    raw = write_sparse(tmp_path / "want.raw", want)
-    qemu_img.assert_identical(raw, top, fmt_a="raw", fmt_b="vmdk")
-    assert contents(top, allow_backing=True) == want
-
-
-@pytest.mark.qemu
-def test_overlay_of_qemu_img(tmp_path: Path, qemu_img: QemuImg) -> None:
-    base, top = make_chain(qemu_img, tmp_path)
-    program = require_tool("qemu-io")
-    run([program, "-f", "vmdk", "-c", "write -P 9 100k 300k", top])
-    want = bytearray(contents(base))
-    want[102_400 : 102_400 + 307_200] = b"\x09" * 307_200
-    read_like(open_vmdk(top, allow_backing=True), bytes(want))
-
-
-def test_parent_of_a_split_disk(tmp_path: Path) -> None:
-    """Each extent of the child sees the parent at its own place on the disk."""
-    # VMDK-REF-7
-    data = disk_bytes(4 * 65536, seed=41, block=512)
-    other = disk_bytes(4 * 65536, seed=42)
-    write_sparse(tmp_path / "base-flat.vmdk", data[: 3 * 65536])
-    (tmp_path / "base.vmdk").write_bytes(
-        text("monolithicFlat", ['RW 384 FLAT "base-flat.vmdk" 0'], cid="1")
-    )
-    for number in range(2):
-        part = other[number * 131_072 : (number + 1) * 131_072]
-        holes = {n for n in range(32) if n % 2}
-        image = sparse(part, descriptor=b"", holes=holes)
-        image.save(tmp_path / f"top-s00{number + 1}.vmdk")
-    lines = [f'RW 256 SPARSE "top-s00{number}.vmdk"' for number in (1, 2)]
-    top = tmp_path / "top.vmdk"
-    top.write_bytes(text("twoGbMaxExtentSparse", lines, parent="00000001", hint="base.vmdk"))
-    want = bytearray(data[: 3 * 65536] + bytes(65536))
-    for at in range(0, len(other), 8192):
-        if any(other[at : at + 4096]):
-            want[at : at + 4096] = other[at : at + 4096]
-    read_like(open_vmdk(top, allow_backing=True), bytes(want))
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])

@@ -7,15 +7,22 @@ to. Places and sizes are sectors unless said otherwise.
 from __future__ import annotations
 
 import os
+import random
 import struct
 import zlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.support.qemu import QemuImg
-from vmpack.formats.base import OpenOptions
+from vmpack.errors import DamagedError
+from vmpack.extent import Kind
+from vmpack.formats.base import Finding, OpenOptions
 from vmpack.formats.vmdk.reader import VmdkReader
+from vmpack.ops.check import check
 from vmpack.source import ByteSource
 
 SECTOR = 512
@@ -313,3 +320,50 @@ def contents(path: str | os.PathLike[str], **options: object) -> bytes:
         return reader.read(0, reader.virtual_size)
     finally:
         reader.close()
+
+
+def read_like(reader: VmdkReader, want: bytes) -> None:
+    """The reader's disk is ``want``, read whole, in pieces, and by its extents."""
+    assert reader.virtual_size == len(want)
+    assert reader.read(0, len(want)) == want
+    position, previous = 0, None
+    for extent in reader.extents():
+        assert (extent.offset, extent.kind is previous) == (position, False)
+        if extent.kind is not Kind.DATA:
+            assert not any(want[extent.offset : extent.end])
+        position, previous = extent.end, extent.kind
+    assert position == len(want)
+    rng = random.Random(7)
+    for _ in range(30):
+        start = rng.randrange(len(want))
+        length = min(rng.choice((1, 511, 4096, 70_000, 300_000)), len(want) - start)
+        assert reader.read(start, length) == want[start : start + length]
+        assert sum(one.length for one in reader.extents(start, length)) == length
+        assert sum(one.length for one in reader.map_runs(start, length)) == length
+    reader.close()
+    reader.close()
+
+
+def facts_of_qemu(qemu_img: QemuImg, image: Path) -> dict[str, Any]:
+    found: dict[str, Any] = qemu_img.json("info", "-f", "vmdk", image)
+    for name in ("children", "full-backing-filename", "actual-size"):
+        found.pop(name, None)
+    return found
+
+
+def damage(image: Image, folder: Path) -> DamagedError:
+    """The error that reading all of the image ends in."""
+    path = image.save(folder / "disk.vmdk")
+    with pytest.raises(DamagedError) as caught:
+        contents(path)
+    assert str(caught.value).isprintable()
+    return caught.value
+
+
+def findings(path: Path) -> list[Finding]:
+    return list(check(path, format="vmdk").findings)
+
+
+def found(image: Image, folder: Path) -> list[str | None]:
+    """The clauses of what a check finds."""
+    return [one.clause for one in findings(image.save(folder / "disk.vmdk"))]

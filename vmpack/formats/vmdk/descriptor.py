@@ -201,9 +201,9 @@ class _Parser:
         )
 
     def parse(self, raw: bytes) -> Descriptor:
-        text = self._text(raw)
-        if not text.startswith(SIGNATURE):
+        if not raw.startswith(SIGNATURE.encode()):
             self._damaged(f"does not begin with {SIGNATURE!r}", "1")
+        text = self._text(raw)
         for number, line in enumerate(text.split("\n"), 1):
             stripped = line.strip(" \t\r")
             if stripped and not stripped.startswith("#"):

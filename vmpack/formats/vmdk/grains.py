@@ -10,8 +10,8 @@ import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from vmpack.codecs import CodecError, inflate
 from vmpack.formats.mapped import Run
-from vmpack.formats.vmdk.inflate import inflate
 from vmpack.formats.vmdk.structs import SECTOR
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def _decode(extent: TableExtent, run: Run, stored: memoryview) -> bytes:
     if end > len(stored):
         stored = memoryview(extent.source.pread(run.host, end))
     try:
-        data = inflate(stored[_MARKER.size : end], run.length)
-    except ValueError as exc:
+        data = inflate(stored[_MARKER.size : end], run.length, wrapped=True, trailing=True)
+    except CodecError as exc:
         raise _damaged(extent, run, f"compressed data: {exc}", "STREAM-6") from exc
     if len(data) == run.length:
         return data
