@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TARGETS = {"help", "setup", "demo", "test", "bench", "fuzz", "lint", "hosts", "guests", "clean"}
 LAYERS = (
     {"errors", "units", "extent", "binary", "source", "progress", "digest", "output", "copy"}
-    | {"batches", "pipeline", "tuning", "codecs", "formats.base"},
+    | {"batches", "content_seed", "pipeline", "tuning", "codecs", "formats.base"},
     {"formats", "machine", "containers"},
     {"bundle"},
     {"runner"},
