@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,12 +136,8 @@ def mounted(image: Path, folder: Path) -> Iterator[Path]:
     folder.mkdir()
     run([program, image, folder])
     try:
-        disk = folder / "vmdk1"
-        for _ in range(500):
-            if disk.exists():
-                break
-            time.sleep(0.01)
-        yield disk
+        # Mounted before the program goes into the background: looking waits until it answers.
+        yield folder / "vmdk1"
     finally:
         run(["umount", folder])
 
