@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.runner import in_session
 from vmpack.bundle import Bundle
+from vmpack.machine import MachineConfig
 from vmpack.ops.pack import pack
 from vmpack.runner.options import Ending
 from vmpack.runner.session import Session
@@ -24,9 +25,14 @@ async def log_in(session: Session) -> None:
     assert await session.console.wait_for("# ", 60, after=typed)
 
 
-def test_bios_login_typing_reboot_and_ctrl_c(guest_bios: Path, tmp_path: Path) -> None:
-    bundle = tmp_path / "bios.vmpack"
-    pack([guest_bios], bundle)
+def small_bundle(path: Path, disk: Path, memory: str) -> Path:
+    # Less memory than the default: it boots sooner.
+    pack([disk], path, config=MachineConfig.from_toml(f'memory = "{memory}"'))
+    return path
+
+
+def test_bios_login_typing_reboot_and_panic(guest_bios: Path, tmp_path: Path) -> None:
+    bundle = small_bundle(tmp_path / "bios.vmpack", guest_bios, "256M")
     before = bundle.read_bytes()
 
     async def work(session: Session) -> Ending:
@@ -45,17 +51,20 @@ def test_bios_login_typing_reboot_and_ctrl_c(guest_bios: Path, tmp_path: Path) -
             lambda console: b"vmpack-small login:" in console.since(rebooted)
         )
         assert (again.kind, again.resets) == ("expected", 1)
-        await session.interrupt()
+        typed = session.console.total
+        await session.send(b"root\n")
+        assert await session.console.wait_for("# ", 60, after=typed)
+        await session.send(b"echo c >/proc/sysrq-trigger\n")
         return await session.wait()
 
     ending = in_session(bundle, work)
-    assert (ending.kind, ending.reason) == ("interrupted", "guest-shutdown")
+    assert (ending.kind, ending.reason, ending.exit_code) == ("panic", "guest-panic", 255)
+    assert "the guest's kernel panicked: sysrq triggered crash" in ending.message
     assert bundle.read_bytes() == before
 
 
-def test_uefi_login_and_what_it_changed(guest_uefi: Path, tmp_path: Path) -> None:
-    bundle = tmp_path / "uefi.vmpack"
-    pack([guest_uefi], bundle)
+def test_uefi_login_ctrl_c_and_what_it_changed(guest_uefi: Path, tmp_path: Path) -> None:
+    bundle = small_bundle(tmp_path / "uefi.vmpack", guest_uefi, "512M")
     with Bundle.open(bundle) as opened:
         assert opened.config.firmware.kind == "uefi"
 
@@ -63,12 +72,12 @@ def test_uefi_login_and_what_it_changed(guest_uefi: Path, tmp_path: Path) -> Non
         template = session.host.firmware.vars
         assert template is not None
         await log_in(session)
-        await session.send(b"poweroff\n")
+        await session.interrupt()
         return await session.wait(), template
 
     with Kept() as kept:
         ending, template = in_session(bundle, work, host="trixie-backports", storage=kept)
-        assert ending.kind == "shutdown"
+        assert (ending.kind, ending.reason) == ("interrupted", "guest-shutdown")
         changed = kept.nvram_bytes()
         assert changed is not None
         assert len(changed) == len(template)

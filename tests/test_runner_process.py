@@ -6,15 +6,18 @@ import asyncio
 import contextlib
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.runner import HOSTS, in_session, sector_bundle
+from tests.support.runner import HOSTS, in_session, qemu_of, sector_bundle
+from tests.support.tools import require_tool
 from vmpack.runner.process import KEPT, plain_user, spawn
 from vmpack.runner.session import Session
 
@@ -61,6 +64,43 @@ def test_qemu_is_gone_soon_after_vmpack(how: signal.Signals, tmp_path: Path) -> 
         gone, _, _ = select.select([watched], [], [], GONE_S)
         os.close(watched)
     assert gone, f"QEMU still runs {GONE_S} s after {how.name}"
+
+
+def children_of(pid: int) -> list[int]:
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return [int(one) for each in threads for one in (each / "children").read_text().split()]
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_killed_command_leaves_no_process_and_no_file(host: str, tmp_path: Path) -> None:
+    """With a TPM, so that there are two processes; a killed vmpack can tidy nothing up."""
+    require_tool("swtpm")
+    bundle = sector_bundle(tmp_path, "hang", "tpm = {}")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    named = {"TMPDIR": str(scratch), "VMPACK_QEMU": shlex.join(qemu_of(host).prefix)}
+    words = [sys.executable, "-m", "vmpack", "run", str(bundle), "--save", f"{tmp_path}/new.vmpack"]
+    with subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=os.environ | named
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"vmpack boot sector: hang\n"
+            children = children_of(process.pid)
+            assert len(children) == 2, "QEMU and swtpm"
+            watched = [os.pidfd_open(child) for child in children]
+        finally:
+            process.kill()
+        deadline = time.monotonic() + GONE_S
+        for one in watched:
+            gone, _, _ = select.select([one], [], [], max(0, deadline - time.monotonic()))
+            os.close(one)
+            assert gone, f"a child still runs {GONE_S} s after SIGKILL"
+    assert list(scratch.iterdir()) == []
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        *("hang.raw", "hang.vmpack", "scratch")
+    ]
 
 
 @pytest.mark.qemu

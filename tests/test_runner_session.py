@@ -29,8 +29,16 @@ ENDINGS = {
 EXPECTED = {"poweroff": "power-off", "reset": "reset", "panic": "panic", "hang": "hang"}
 
 
-@pytest.mark.parametrize("host", HOSTS)
-@pytest.mark.parametrize("name", ENDINGS)
+EACH = [
+    (name, host)
+    for name in ENDINGS
+    for host in HOSTS
+    # As a reset to QEMU, and the command line's tests have it on this machine's own.
+    if name != "triple-fault" or host == HOSTS[-1]
+]
+
+
+@pytest.mark.parametrize(("name", "host"), EACH)
 def test_each_ending_is_told_apart(name: str, host: str, tmp_path: Path) -> None:
     ending = ending_of(sector_bundle(tmp_path, name), host=host)
     assert (ending.kind, ending.reason) == ENDINGS[name], ending
