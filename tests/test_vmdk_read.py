@@ -192,8 +192,9 @@ def test_zeroed_grains(tmp_path: Path, each_qemu_img: QemuImg) -> None:
 
 
 @pytest.mark.qemu
-@pytest.mark.parametrize("version", [1, 2, 3])
-@pytest.mark.parametrize("footer", [True, False])
+@pytest.mark.parametrize(
+    ("version", "footer"), [(1, True), (2, True), (3, True), (1, False), (3, False)]
+)
 def test_built_stream(version: int, footer: bool, tmp_path: Path, each_qemu_img: QemuImg) -> None:
     # VMDK-STREAM-1, VMDK-STREAM-2, VMDK-STREAM-4, VMDK-CHECK-2
     for data in (disk_bytes(65536 * 3 + 512, seed=version), two_tables(version)):

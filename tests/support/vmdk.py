@@ -162,7 +162,7 @@ def sparse(
     for number, piece in enumerate(pieces):
         if number in zeros:
             table.append(1)
-        elif number in holes or not any(piece):
+        elif number in holes or not piece.strip(b"\0"):
             table.append(0)
         else:
             table.append(first + len(stored) * grain)
@@ -200,7 +200,7 @@ def stream(
     for base in range(0, len(pieces), 512):
         table = []
         for number, piece in enumerate(pieces[base : base + 512], base):
-            if not any(piece):
+            if not piece.strip(b"\0"):
                 table.append(0)
                 continue
             table.append(len(image.data) // SECTOR)
@@ -330,7 +330,7 @@ def read_like(reader: VmdkReader, want: bytes) -> None:
     for extent in reader.extents():
         assert (extent.offset, extent.kind is previous) == (position, False)
         if extent.kind is not Kind.DATA:
-            assert not any(want[extent.offset : extent.end])
+            assert want.count(0, extent.offset, extent.end) == extent.length
         position, previous = extent.end, extent.kind
     assert position == len(want)
     rng = random.Random(7)
