@@ -177,7 +177,7 @@ def test_refusals_leave_everything_as_it_was(tmp_path: Path) -> None:
         (UsageError, raw, {"force": True, "output_format": "raw"}),
         (UsageError, link, {"force": True, "output_format": "raw"}),
         (UsageError, tmp_path / "no-suffix", {}),
-        (UnsupportedError, tmp_path / "x.bin", {"output_format": "vmdk"}),
+        (UnsupportedError, tmp_path / "x.bin", {"output_format": "qed"}),
         (UsageError, tmp_path / "x.raw", {"compressed": True}),
         (UsageError, tmp_path / "x.qcow2", {"options": {"cluster_size": "3000"}}),
         (UsageError, tmp_path / "x.qcow2", {"options": {"cluster_size": "4M"}}),

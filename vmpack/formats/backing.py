@@ -23,6 +23,11 @@ MAX_DEPTH = 64
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
+def is_protocol(name: str) -> bool:
+    """Whether QEMU would take the name for a protocol's (``nbd:``, ``json:``), not for a path."""
+    return _PROTOCOL.match(name.split("/", 1)[0]) is not None
+
+
 def open_named(
     image: ByteSource, name: str, options: OpenOptions, *, what: str, clauses: str
 ) -> ByteSource:
@@ -39,8 +44,7 @@ def open_named(
             clause=f"{clauses}-1",
             hint="--allow-backing follows names inside the image's own folder",
         )
-    head = name.split("/", 1)[0]
-    if not name or "\0" in name or _PROTOCOL.match(head):
+    if not name or "\0" in name or is_protocol(name):
         raise UnsafeError(
             f"{what} {shown!r} is not the name of a file", path=image.path, clause=f"{clauses}-2"
         )

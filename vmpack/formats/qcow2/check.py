@@ -54,7 +54,7 @@ class _Check:
         self.external = self.header.external_data
         self.counts = Counts(reader.path)
         self.metadata: set[int] = set()
-        self.l2_tables: set[int] = set()
+        self.l2_tables = Counts(reader.path)
         self.end = -(-self.source.size // self.cluster) * self.cluster
 
     def run(self) -> Iterator[Finding]:
@@ -128,7 +128,7 @@ class _Check:
                 l1[number] = 0
             else:
                 self.counts.add(offset >> self.bits, offset >> self.bits)
-                self.l2_tables.add(offset >> self.bits)
+                self.l2_tables.add(offset >> self.bits, offset >> self.bits)
                 if active:
                     yield from self._copied(entry, offset, f"L1 entry {number}", at)
 
@@ -196,7 +196,7 @@ class _Check:
         if host < self.end:
             cluster = host >> self.bits
             self.counts.add(cluster, cluster)
-            if cluster in self.l2_tables:
+            if self.l2_tables.get(cluster):
                 yield self._corruption("data lies over an L2 table", at, guest, "QCOW2-MAP-5")
             if active:
                 yield from self._copied(entry, host, "L2 entry", at, guest)

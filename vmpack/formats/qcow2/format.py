@@ -49,6 +49,8 @@ FORMAT = Format(
         "compat": "version: 1.1 (default) or 0.10",
         "cluster_size": "bytes of a cluster: 512 to 2M, default 64K",
         "compression_type": "zlib or zstd; with -c zstd by default, zlib for compat 0.10",
-        "refcount_bits": "16 (default) or 32",
+        "refcount_bits": "bits of a refcount: 1 to 64, a power of two, default 16",
+        "backing_file": "name of the backing file, for `create`: it is not opened",
+        "backing_fmt": "format of the backing file",
     },
 )

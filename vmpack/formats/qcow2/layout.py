@@ -7,9 +7,12 @@ needs this much and no more.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from vmpack.errors import UsageError
 from vmpack.formats.qcow2.structs import (
     COMPRESSION_ZLIB,
+    EXT_BACKING_FORMAT,
     EXT_END,
     EXT_FEATURE_NAMES,
     FEATURE_NAMES,
@@ -20,6 +23,9 @@ from vmpack.formats.qcow2.structs import (
     encode_extension,
 )
 from vmpack.units import round_up
+
+if TYPE_CHECKING:
+    from vmpack.formats.qcow2.request import Backing
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +56,41 @@ def l1_entries(virtual_size: int, cluster_bits: int) -> int:
 
 
 def encode_header(
-    layout: Layout, *, compression: int, version: int = 3, names: bool = True
+    layout: Layout,
+    *,
+    compression: int,
+    version: int = 3,
+    names: bool = True,
+    backing: Backing | None = None,
 ) -> bytes:
-    """The first cluster of the image: header, extensions, zeros.
+    """The first cluster of the image: header, extensions, the backing file's name, zeros.
 
     ``names`` adds the feature-name table, which lets other readers name what they do not know.
+
+    Raises :class:`UsageError` for a backing file's name that does not fit in the cluster.
     """
+    length = V3_FULL_LENGTH if version == 3 else V2_LENGTH
+    extensions, end = b"", encode_extension(EXT_END, b"")
+    name = b"" if backing is None else backing.name
+    if backing is not None:
+        extensions = encode_extension(EXT_BACKING_FORMAT, backing.format.encode())
+    cluster_size = 1 << layout.cluster_bits
+    if names and version == 3:
+        table = encode_extension(EXT_FEATURE_NAMES, b"".join(one.encode() for one in FEATURE_NAMES))
+        if length + len(extensions + table + end + name) <= cluster_size:
+            extensions += table
+    place = length + len(extensions + end)
+    if place + len(name) > cluster_size:
+        raise UsageError(
+            f"a backing file's name of {len(name)} bytes does not fit in a cluster of "
+            f"{cluster_size} bytes",
+            field="backing_file",
+            hint="choose a larger cluster_size, or a shorter name",
+        )
     header = Header(
         version=version,
-        backing_file_offset=0,
-        backing_file_size=0,
+        backing_file_offset=place if name else 0,
+        backing_file_size=len(name),
         cluster_bits=layout.cluster_bits,
         size=layout.virtual_size,
         crypt_method=0,
@@ -71,13 +102,7 @@ def encode_header(
         snapshots_offset=0,
         incompatible_features=INCOMPAT_COMPRESSION if compression != COMPRESSION_ZLIB else 0,
         refcount_order=layout.refcount_order,
-        header_length=V3_FULL_LENGTH if version == 3 else V2_LENGTH,
+        header_length=length,
         compression_type=compression,
     )
-    raw = header.encode()
-    cluster_size = 1 << layout.cluster_bits
-    if names and version == 3:
-        table = b"".join(name.encode() for name in FEATURE_NAMES)
-        if len(raw) + len(table) + 16 <= cluster_size:
-            raw += encode_extension(EXT_FEATURE_NAMES, table)
-    return (raw + encode_extension(EXT_END, b"")).ljust(cluster_size, b"\0")
+    return (header.encode() + extensions + end + name).ljust(cluster_size, b"\0")

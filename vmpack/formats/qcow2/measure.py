@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from vmpack.formats.base import CreateOptions
-from vmpack.formats.qcow2.writer import cluster_bits_of
-from vmpack.units import parse_size, round_up
+from vmpack.formats.qcow2.request import requested
+from vmpack.units import round_up
 
 
 class Qcow2Measurer:
     """Counts clusters with data and the tables that they need."""
 
     def __init__(self, options: CreateOptions):
-        values = options.values
-        size = parse_size(values.get("cluster_size", "64K"), name="cluster_size")
-        self.unit = 1 << cluster_bits_of(size)
-        self._wide = values.get("refcount_bits") == "32"
+        wanted = requested(options)
+        self.unit = 1 << wanted.cluster_bits
+        self._order = 4 if wanted.refcount_order is None else wanted.refcount_order
         self._guest = round_up(options.virtual_size, 512)
         self._clusters = self._tables = 0
         self._last_table = -1
@@ -34,7 +33,7 @@ class Qcow2Measurer:
     def _size(self, data: int, tables: int) -> int:
         """Bytes of the file with ``data`` uncompressed clusters and ``tables`` L2 tables."""
         cluster = self.unit
-        per_block = cluster // (4 if self._wide else 2)
+        per_block = cluster * 8 >> self._order
         l1_entries = -(-self._guest // (cluster // 8 * cluster))
         fixed = 1 + data + tables + -(-l1_entries * 8 // cluster)
         blocks = table = 1

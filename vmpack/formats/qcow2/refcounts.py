@@ -10,6 +10,8 @@ import sys
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import cache
+from operator import add
 
 from vmpack.errors import UnsupportedError
 from vmpack.extent import Kind
@@ -20,50 +22,87 @@ from vmpack.formats.qcow2.structs import L1_OFFSET_MASK
 from vmpack.source import ByteSource
 
 _PAGE_BITS = 12
-_MAX_PAGES = 1 << 14
+PAGE = 1 << _PAGE_BITS
+"""Clusters that are counted together."""
+MAX_MEMORY = 256 << 20
+"""Bytes of pages: enough for 8 TiB of plain 4 KiB clusters, all that such a disk can have."""
 _CACHED_BLOCKS = 8
 _WHOLE = {3: "B", 4: "H", 5: "I", 6: "Q"}
 
 
 class Counts:
-    """References counted for each host cluster, in pages: a sparse file costs what it uses."""
+    """References counted for each host cluster, in pages: a sparse file costs what it uses.
+
+    A page has one bit for each cluster until one is referenced twice, then a byte, then 32 bits:
+    most images hold most clusters once.
+    """
 
     def __init__(self, path: str):
-        self._pages: dict[int, array[int]] = {}
+        self._bits: dict[int, bytearray] = {}
+        self._wide: dict[int, array[int]] = {}
+        self._room = MAX_MEMORY
         self._path = path
 
     def add(self, first: int, last: int) -> None:
         """One more reference to each cluster from ``first`` to ``last``."""
         for cluster in range(first, last + 1):
-            page = self._pages.get(cluster >> _PAGE_BITS)
+            number, slot = cluster >> _PAGE_BITS, cluster & PAGE - 1
+            page = self._bits.get(number)
             if page is None:
-                page = self._new_page(cluster >> _PAGE_BITS)
-            page[cluster & (1 << _PAGE_BITS) - 1] += 1
+                page = self._new_bits(number)
+            bit = 1 << (slot & 7)
+            if page[slot >> 3] & bit:
+                self._again(number, slot)
+            else:
+                page[slot >> 3] |= bit
 
-    def _new_page(self, number: int) -> array[int]:
-        if len(self._pages) >= _MAX_PAGES:
+    def _again(self, number: int, slot: int) -> None:
+        """One more reference to a cluster that has one: what is above the first is kept wide."""
+        page = self._wide.get(number)
+        if page is None:
+            self._take(PAGE)
+            page = self._wide[number] = array("B", bytes(PAGE))
+        elif page[slot] == 0xFF and page.typecode == "B":
+            self._take(3 * PAGE)
+            page = self._wide[number] = array("I", page)
+        page[slot] += 1
+
+    def _new_bits(self, number: int) -> bytearray:
+        self._take(PAGE >> 3)
+        page = self._bits[number] = bytearray(PAGE >> 3)
+        return page
+
+    def _take(self, size: int) -> None:
+        self._room -= size
+        if self._room < 0:
             raise UnsupportedError(
                 "its clusters lie too far apart to be counted in memory",
                 path=self._path,
                 hint="compact it first: vmpack convert",
             )
-        page = self._pages[number] = array("I", bytes(4 << _PAGE_BITS))
-        return page
 
     def get(self, cluster: int) -> int:
-        page = self._pages.get(cluster >> _PAGE_BITS)
-        return 0 if page is None else page[cluster & (1 << _PAGE_BITS) - 1]
+        number, slot = cluster >> _PAGE_BITS, cluster & PAGE - 1
+        page = self._bits.get(number)
+        if page is None or not page[slot >> 3] & 1 << (slot & 7):
+            return 0
+        more = self._wide.get(number)
+        return 1 if more is None else 1 + more[slot]
 
     def pages(self) -> list[int]:
         """Numbers of the pages that hold any count, ascending."""
-        return sorted(self._pages)
+        return sorted(self._bits)
 
     def page(self, number: int) -> array[int]:
         """The counts of the clusters from ``number * PAGE``."""
-        return self._pages.get(number) or array("I", bytes(4 << _PAGE_BITS))
-
-
-PAGE = 1 << _PAGE_BITS
+        bits = self._bits.get(number)
+        if bits is None:
+            return array("I", bytes(4 * PAGE))
+        counts = array("I", list(_unpacked(bits, 0)))
+        more = self._wide.get(number)
+        if more is not None:
+            counts = array("I", map(add, counts, more))
+        return counts
 
 
 class Refcounts:
@@ -148,7 +187,21 @@ class Refcounts:
             if sys.byteorder == "little":
                 block.byteswap()
             return block
-        width = 1 << self._order
-        mask = (1 << width) - 1
-        shifts = range(0, 8, width)
-        return array("B", [byte >> shift & mask for byte in raw for shift in shifts])
+        return array("B", _unpacked(raw, self._order))
+
+
+def _unpacked(raw: bytes | bytearray, order: int) -> bytes:
+    """Numbers of ``1 << order`` bits, several to a byte and the lowest bits first, as bytes."""
+    tables = _tables(order)
+    out = bytearray(len(raw) * len(tables))
+    for place, table in enumerate(tables):
+        out[place :: len(tables)] = raw.translate(table)
+    return bytes(out)
+
+
+@cache
+def _tables(order: int) -> list[bytes]:
+    """For each number of a byte: what it is, by the byte's value."""
+    width = 1 << order
+    mask = (1 << width) - 1
+    return [bytes(byte >> shift & mask for byte in range(256)) for shift in range(0, 8, width)]

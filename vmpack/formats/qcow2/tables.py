@@ -90,7 +90,8 @@ class TableWriter:
     def layout(self, start: int, *, refcount_order: int | None = None) -> Layout:
         """Place the tables from ``start`` (cluster-aligned, after all data) and count them.
 
-        ``refcount_order`` 4 or 5; by default 4 where every refcount fits 16 bits, else 5.
+        ``refcount_order`` 0 to 6, wide enough for every refcount; by default 4 where all of them
+        fit 16 bits, else 5.
         Call once, before :meth:`pieces`.
 
         Raises :class:`UnsupportedError` when the refcount table would exceed qcow2's limit.
@@ -99,14 +100,14 @@ class TableWriter:
         assert start % self.cluster_size == 0
         assert start >= self.cluster_size
         self._flush()
-        order = refcount_order or self._narrowest_order()
+        order = self._narrowest_order() if refcount_order is None else refcount_order
         per_block = self.cluster_size * 8 >> order
         table_offset = (
             start
             + round_up(self._l1_entries * 8, self.cluster_size)
             + len(self._l2_numbers) * self.cluster_size
         )
-        held = {0} | {chunk * self._chunk // per_block for chunk in self._counts}
+        held = {0} | self._held_blocks(per_block)
         blocks, table_clusters = len(held), 1
         while True:
             end = table_offset + (table_clusters + blocks) * self.cluster_size
@@ -138,6 +139,18 @@ class TableWriter:
             end=end,
         )
         return self._layout
+
+    def _held_blocks(self, per_block: int) -> frozenset[int]:
+        """Numbers of the refcount blocks that count any cluster so far."""
+        if per_block >= self._chunk:
+            return frozenset(chunk * self._chunk // per_block for chunk in self._counts)
+        held = set()
+        for chunk, counts in self._counts.items():
+            first = chunk * self._chunk
+            for start in range(0, self._chunk, per_block):
+                if any(counts[start : start + per_block]):
+                    held.add((first + start) // per_block)
+        return frozenset(held)
 
     def _narrowest_order(self) -> int:
         return 5 if any(max(counts) > 0xFFFF for counts in self._counts.values()) else 4
@@ -173,12 +186,17 @@ class TableWriter:
 
     def _refcount_block(self, number: int, order: int) -> bytes:
         per_block = self.cluster_size * 8 >> order
-        chunks = range(number * per_block // self._chunk, (number + 1) * per_block // self._chunk)
-        empty = array("I", bytes(4 * self._chunk))
-        counts = array("I")
-        for chunk in chunks:
-            counts.extend(self._counts.get(chunk, empty))
-        return _big_endian(array("H", counts) if order == 4 else counts)
+        first, end = number * per_block, (number + 1) * per_block
+        parts = []
+        for chunk in range(first // self._chunk, -(-end // self._chunk)):
+            counts = self._counts.get(chunk)
+            begin = chunk * self._chunk
+            low, high = max(first, begin) - begin, min(end - begin, self._chunk)
+            if counts is None:
+                parts.append(bytes((high - low) << order >> 3))
+            else:
+                parts.append(_packed(counts[low:high], order))
+        return b"".join(parts)
 
     def close(self) -> None:
         """Drop the temporary file."""
@@ -190,3 +208,19 @@ def _big_endian(table: array[int]) -> bytes:
         table = array(table.typecode, table)
         table.byteswap()
     return table.tobytes()
+
+
+_WHOLE = {4: "H", 5: "I", 6: "Q"}
+
+
+def _packed(counts: array[int], order: int) -> bytes:
+    """Refcounts of ``1 << order`` bits: big-endian, or several to a byte, the lowest bits first."""
+    if order > 3:
+        return _big_endian(array(_WHOLE[order], counts))
+    each = bytes(counts.tolist())
+    per_byte = 8 >> order
+    # One number of all bytes: no count reaches into its neighbour's byte.
+    total = 0
+    for place in range(per_byte):
+        total |= int.from_bytes(each[place::per_byte], "big") << (place << order)
+    return total.to_bytes(len(each) // per_byte, "big")

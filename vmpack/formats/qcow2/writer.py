@@ -6,14 +6,14 @@ Data first, tables after it, the header last. Profile: specs/qcow2.md, QCOW2-WRI
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vmpack.codecs import Compressor, deflate_compressor
 from vmpack.copy import write_all
-from vmpack.errors import UsageError
 from vmpack.formats.base import CreateOptions, Job
 from vmpack.formats.qcow2.layout import Layout, encode_header
+from vmpack.formats.qcow2.request import Backing, requested
 from vmpack.formats.qcow2.structs import (
     COMPRESSION_ZLIB,
     COMPRESSION_ZSTD,
@@ -21,21 +21,13 @@ from vmpack.formats.qcow2.structs import (
     compressed_entry,
 )
 from vmpack.formats.qcow2.tables import TableWriter
-from vmpack.units import parse_size, round_up
+from vmpack.units import round_up
 
 DEFAULT_CLUSTER_BITS = 16
-_NAMES = {"zlib": COMPRESSION_ZLIB, "zstd": COMPRESSION_ZSTD}
+_MOST = 0xFFFF_FFFF
+"""Refcounts of 32 bits, which a writer takes where 16 are too few."""
 _DEFLATE_WINDOW_BITS = 12
 """QEMU's decoder reaches no further back."""
-
-
-def cluster_bits_of(size: int, *, name: str = "cluster_size") -> int:
-    """The binary logarithm of a cluster size from 512 B to 2 MiB, or :class:`UsageError`."""
-    if size & (size - 1) or not 512 <= size <= 2 << 20:
-        raise UsageError(
-            f"{name}: {size} is not a cluster size", hint="choose a power of two from 512 to 2M"
-        )
-    return size.bit_length() - 1
 
 
 DEFAULT_LEVEL = 3
@@ -73,10 +65,10 @@ def zstd_compressor(level: int, cluster_size: int) -> Compressor:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """One cluster on its way: its number and its bytes, compressed or plain."""
+    """On its way: one compressed cluster, or plain ones in a row; the number of the first."""
 
     index: int
-    data: bytes
+    data: bytes | memoryview
     compressed: bool
 
 
@@ -95,6 +87,7 @@ class Qcow2Writer:
         compression: int = COMPRESSION_ZLIB,
         compress: Compressor | None = None,
         refcount_order: int | None = None,
+        backing: Backing | None = None,
         path: str = "output",
     ):
         self.unit = 1 << cluster_bits
@@ -104,6 +97,10 @@ class Qcow2Writer:
         self._compression = compression
         self._version = version
         self._refcount_order = refcount_order
+        self._backing = backing
+        self._most_frames = _MOST if refcount_order is None else (1 << (1 << refcount_order)) - 1
+        self._frames = 0
+        """Compressed clusters, up to now, in the host cluster that the next one would begin in."""
         self._zero = bytes(self.unit)
         self._position = self.unit
         """Where the next data goes; the first cluster is the header's."""
@@ -113,46 +110,77 @@ class Qcow2Writer:
 
     def prepare(self, offset: int, data: bytes) -> object:
         size, first = self.unit, offset // self.unit
+        if len(data) % size:
+            data += bytes(size - len(data) % size)
+        # Slices of the view are not copied: plain clusters are written from where they were read.
+        view = memoryview(data)
+        if self._compress is None:
+            return [
+                _Prepared(first + begin // size, view[begin:end], False)
+                for begin, end in self._filled(data)
+            ]
         clusters: list[_Prepared] = []
         for number, begin in enumerate(range(0, len(data), size), first):
-            cluster = data[begin : begin + size]
-            if len(cluster) < size:
-                cluster += bytes(size - len(cluster))
-            if cluster == self._zero:
+            if data.startswith(self._zero, begin):
                 continue
-            small = self._compress(cluster) if self._compress else None
+            plain = view[begin : begin + size]
+            small = self._compress(plain)
             # A cluster that does not shrink is stored plain, as qemu-img does.
-            if small is not None and len(small) < size:
-                clusters.append(_Prepared(number, small, True))
-            else:
-                clusters.append(_Prepared(number, cluster, False))
+            shrunk = len(small) < size
+            clusters.append(_Prepared(number, small if shrunk else plain, shrunk))
         return clusters
+
+    def _filled(self, data: bytes) -> Iterator[tuple[int, int]]:
+        """``(start, end)`` of the clusters in a row that are not all zero."""
+        start, size, zero = 0, self.unit, self._zero
+        for begin in range(0, len(data), size):
+            if data.startswith(zero, begin):
+                if begin > start:
+                    yield start, begin
+                start = begin + size
+        if len(data) > start:
+            yield start, len(data)
 
     def emit(self, prepared: object) -> Sequence[Job]:
         assert isinstance(prepared, list)
         jobs: list[Job] = []
-        run: list[bytes] = []
+        run: list[bytes | memoryview] = []
         start = self._position
         for cluster in prepared:
-            if not cluster.compressed and self._position % self.unit:
+            if not cluster.compressed or self._must_align():
                 if run:
                     jobs.append(Job(start, b"".join(run)))
                 run, start = [], round_up(self._position, self.unit)
                 self._position = start
+            if not cluster.compressed:
+                jobs.append(Job(start, cluster.data))
+                self._place_plain(cluster)
+                start = self._position
+                continue
             self._place(cluster)
             run.append(cluster.data)
         if run:
             jobs.append(Job(start, run[0] if len(run) == 1 else b"".join(run)))
         return jobs
 
+    def _must_align(self) -> bool:
+        """Refcounts of few bits count few compressed clusters in one of the file."""
+        return bool(self._position % self.unit) and self._frames >= self._most_frames
+
     def _place(self, cluster: _Prepared) -> None:
-        position = self._position
-        if cluster.compressed:
-            entry = compressed_entry(position, len(cluster.data), self.tables.cluster_bits)
-        else:
-            entry = ENTRY_COPIED | position
+        position, length = self._position, len(cluster.data)
+        entry = compressed_entry(position, length, self.tables.cluster_bits)
+        inside = position % self.unit
+        self._frames = self._frames + 1 if inside and inside + length <= self.unit else 1
         self.tables.set(cluster.index, entry)
-        self._position = position + len(cluster.data)
+        self._position = position + length
+
+    def _place_plain(self, run: _Prepared) -> None:
+        position, end = self._position, self._position + len(run.data)
+        places = range(position, end, self.unit)
+        for index, place in enumerate(places, run.index):
+            self.tables.set(index, ENTRY_COPIED | place)
+        self._position = end
 
     def place_frame(self, index: int, offset: int, length: int) -> None:
         """Map guest cluster ``index`` to a compressed frame that the caller puts at ``offset``."""
@@ -170,7 +198,12 @@ class Qcow2Writer:
         for piece in self.tables.pieces():
             write_all(self._fd, Job(position, piece), self._path)
             position += len(piece)
-        head = encode_header(layout, compression=self._compression, version=self._version)
+        head = encode_header(
+            layout,
+            compression=self._compression,
+            version=self._version,
+            backing=self._backing,
+        )
         write_all(self._fd, Job(0, head), self._path)
         self.tables.close()
         return layout
@@ -181,38 +214,20 @@ def create(fd: int, options: CreateOptions) -> Qcow2Writer:
 
     Raises :class:`UsageError` for a value that an option does not take.
     """
-    values = options.values
-    bits = cluster_bits_of(parse_size(values.get("cluster_size", "64K"), name="cluster_size"))
-    version = _choice(values, "compat", {"1.1": 3, "v3": 3, "0.10": 2, "v2": 2}, "1.1")
-    # zlib by default where the version allows no other; zstd otherwise, half the time to read.
-    default = "zlib" if version == 2 or not options.compressed else "zstd"
-    compression = _choice(values, "compression_type", _NAMES, default)
-    if version == 2 and compression == COMPRESSION_ZSTD:
-        raise UsageError("compression_type zstd needs compat 1.1", field="compression_type")
-    order = _choice(values, "refcount_bits", {"16": 4, "32": 5}, "16")
-    if version == 2 and order != 4:
-        raise UsageError("refcount_bits other than 16 needs compat 1.1", field="refcount_bits")
+    wanted = requested(options)
     compress: Compressor | None = None
-    if options.compressed and compression == COMPRESSION_ZSTD:
+    if options.compressed and wanted.compression == COMPRESSION_ZSTD:
         level = DEFAULT_LEVEL if options.level is None else options.level
-        compress = zstd_compressor(level, 1 << bits)
+        compress = zstd_compressor(level, 1 << wanted.cluster_bits)
     elif options.compressed:
         compress = deflate_compressor(options.level, _DEFLATE_WINDOW_BITS)
     return Qcow2Writer(
         fd,
         virtual_size=options.virtual_size,
-        cluster_bits=bits,
-        version=version,
-        compression=compression,
+        cluster_bits=wanted.cluster_bits,
+        version=wanted.version,
+        compression=wanted.compression,
         compress=compress,
-        refcount_order=order if "refcount_bits" in values else None,
+        refcount_order=wanted.refcount_order,
+        backing=wanted.backing,
     )
-
-
-def _choice(values: Mapping[str, str], name: str, choices: Mapping[str, int], default: str) -> int:
-    text = values.get(name, default)
-    if text not in choices:
-        raise UsageError(
-            f"{name}: {text!r} is not one of {', '.join(choices)}", field=name, hint="see --help"
-        )
-    return choices[text]
