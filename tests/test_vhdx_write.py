@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from uuid import UUID
@@ -15,7 +15,7 @@ import pytest
 from tests.support.disks import disk_bytes, write_sparse
 from tests.support.qemu import QemuImg, qemu_io
 from tests.support.qemu import image as image_node
-from tests.support.tools import run
+from tests.support.tools import missing, require_tool, run
 from tests.support.vhdx import DISK_ID, METADATA_GUID, MiB, open_vhdx
 from vmpack import formats
 from vmpack.errors import DamagedError, UsageError
@@ -59,6 +59,41 @@ def test_every_option_as_qemu_sees_it(
     assert (mine["log-size"], mine["creator"]) == (2 * MiB, "vmpack")
     assert (mine["logical-sector-size"], mine["physical-sector-size"]) == (512, 4096)
     assert check(image).exit_code == 0
+
+
+@pytest.fixture
+def vhdi_mounted(tmp_path: Path) -> Iterator[Callable[[Path], Path]]:
+    """The disk of a file as libvhdi shows it, until the test ends."""
+    program = require_tool("vhdimount")
+    made: list[Path] = []
+
+    def mount(image: Path) -> Path:
+        if not os.path.exists("/dev/fuse"):
+            missing("/dev/fuse", "vhdimount is a FUSE file system")
+        point = tmp_path / f"vhdi-{len(made)}"
+        point.mkdir()
+        run([program, image, point])
+        made.append(point)
+        return point / "vhdi1"
+
+    yield mount
+    for point in made:
+        run(["umount", point])
+
+
+@pytest.mark.parametrize("subformat", ["dynamic", "fixed"])
+def test_libvhdi_reads_the_same(
+    subformat: str, tmp_path: Path, vhdi_mounted: Callable[[Path], Path]
+) -> None:
+    # VHDX-WRITE-1
+    data = disk_bytes(MiB, seed=5) + bytes(3 * MiB) + disk_bytes(99_840, seed=6)
+    raw, image = write_sparse(tmp_path / "disk.raw", data), tmp_path / "disk.vhdx"
+    convert(raw, image, options={"subformat": subformat})
+    text = run([require_tool("vhdiinfo"), image]).stdout.decode()
+    assert f"{len(data)} bytes" in text
+    assert subformat.capitalize() in text
+    assert str(facts(image)["data-write-guid"]) in text
+    assert vhdi_mounted(image).read_bytes() == data
 
 
 @pytest.mark.qemu
