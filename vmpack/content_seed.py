@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import uuid
+from typing import TYPE_CHECKING
 
 from vmpack.batches import LEAF
 from vmpack.units import round_up
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 _ZERO_LEAF = bytes(LEAF)
 _INDEX = struct.Struct("<Q")
@@ -57,9 +60,11 @@ class ContentSeed:
         """Up to 32 bytes for ``purpose``, the same for the same content."""
         return hashlib.sha256(self._hash.digest() + purpose.encode()).digest()[:length]
 
-    def uuid(self, purpose: str) -> uuid.UUID:
+    def uuid(self, purpose: str) -> UUID:
         """A UUID for ``purpose``, marked as one that derives from a name (version 5)."""
-        return uuid.UUID(bytes=self.derive(purpose, 16), version=5)
+        from uuid import UUID
+
+        return UUID(bytes=self.derive(purpose, 16), version=5)
 
     def cid(self, purpose: str = "cid") -> int:
         """A VMDK content id: 32 bits, none of the values that VMware reserves."""

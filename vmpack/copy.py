@@ -11,7 +11,6 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
@@ -19,7 +18,7 @@ from vmpack.batches import Spans
 from vmpack.digest import LEAF, ContentDigest, leaf_digests
 from vmpack.errors import from_os_error
 from vmpack.formats.base import ImageReader, ImageWriter, Job
-from vmpack.pipeline import executor, ordered, worker_count
+from vmpack.pipeline import Future, executor, ordered, worker_count
 from vmpack.progress import SILENT, Progress
 
 Leaves = list[tuple[int, bytes]]

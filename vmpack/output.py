@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 import stat
 import time
 from collections.abc import Iterable
@@ -114,7 +113,7 @@ class Output:
 
     def _part_name(self) -> str:
         folder, prefix = self._part_prefix()
-        return os.path.join(folder, f"{prefix}{secrets.token_hex(4)}{_PART}")
+        return os.path.join(folder, f"{prefix}{os.urandom(4).hex()}{_PART}")
 
     def _part_prefix(self) -> tuple[str, str]:
         """Folder of the parts, and how their names begin: at most 202 of the 255 bytes allowed."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from dataclasses import replace
 
 from vmpack.bundle.damage import Damage, decode
@@ -20,7 +19,7 @@ from vmpack.bundle.views import clusters
 from vmpack.digest import LEAF, ContentDigest, content_digest
 from vmpack.errors import VmpackError
 from vmpack.formats.base import Finding
-from vmpack.pipeline import executor, ordered, worker_count
+from vmpack.pipeline import Executor, executor, ordered, worker_count
 from vmpack.progress import Progress
 
 _GROUP = 32

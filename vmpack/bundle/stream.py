@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from concurrent.futures import Executor, Future
 
 from vmpack.bundle.index import Segment
 from vmpack.bundle.structs import SEGMENT
 from vmpack.copy import write_all
 from vmpack.formats.base import Job
+from vmpack.pipeline import Executor, Future
 
 
 class StoredStream:

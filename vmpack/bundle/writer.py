@@ -281,7 +281,7 @@ class BundleWriter:
 
     def close(self) -> None:
         """End the threads. Closing twice is harmless."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.close()
         for packed in self._disks:
             packed.tables.close()
 
