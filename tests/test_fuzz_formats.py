@@ -14,7 +14,7 @@ from tests.support.fuzz_patient import Patient
 from tests.support.tools import require_tool, run
 
 ROOT = Path(__file__).parent.parent
-IMAGES = {"raw": 400, "qcow2": 6000, "vmdk": 6000, "vhd": 3200, "vhdx": 3200, "vdi": 2400}
+IMAGES = {"raw": 400, "qcow2": 5000, "vmdk": 7000, "vhd": 3200, "vhdx": 2600, "vdi": 2400}
 """How many of each format; more where there is more to get wrong."""
 OTHERS = 400
 SEEDS = (1, 2)

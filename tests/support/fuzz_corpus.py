@@ -19,7 +19,7 @@ from vmpack.source import ByteSource
 Words = tuple[str, ...]
 READABLE = (*formats.names(), *formats.STREAMS)
 """Every format that has a reader."""
-SMALL = 120_320
+SMALL = 61_440
 MANY = 200
 """Sectors with structures that an image of this size has; more are frames or noise."""
 QEMU_VARIANTS: dict[str, dict[str, Words]] = {

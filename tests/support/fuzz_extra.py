@@ -60,6 +60,8 @@ def vhd_images(folder: Path) -> Iterable[Found]:
     base = vhd.write(place / "base.vhd", DISK + bytes(size - len(DISK)), subformat="dynamic")
     changes = {number: bytes([number % 255 + 1]) * 512 for number in (0, 1, 7, 8, 4097)}
     image = vhd.difference(place / "image.vhd", base, size, changes)
+    for left in place.glob("*.raw"):
+        left.unlink()
     yield "difference", image, (base,)
 
 
@@ -88,7 +90,7 @@ def vhdx_images(folder: Path) -> Iterable[Found]:
     child = vhdx.Made(
         3 * MIB,
         blocks={0: (7, bytes(MIB)), 2: (6, head)},
-        bitmaps={0: b"\xf0\x0f" * 64},
+        bitmaps={0: b"\xf0\x0f" * 4},
         parent=pairs,
         data_write=uuid.UUID(int=0x3333),
     )

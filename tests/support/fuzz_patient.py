@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,7 @@ class Patient:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.now = [bytearray(part.data) for part in specimen.parts]
+        self._filled = [nonzero_sectors(part.data) for part in specimen.parts]
         self._files: list[int] = []
         self._changed: list[tuple[int, int, int]] = []
         self._cut: dict[int, int] = {}
@@ -118,9 +120,9 @@ class Patient:
 
     def _fill(self, part: int, start: int) -> None:
         """Write what the specimen has from ``start`` on into a file that holds zeros there."""
-        data = self.specimen.parts[part].data
-        for at in nonzero_sectors(data[start:]):
-            os.pwrite(self._files[part], data[start + at : start + at + SECTOR], start + at)
+        data, filled = self.specimen.parts[part].data, self._filled[part]
+        for at in filled[bisect_left(filled, start) :]:
+            os.pwrite(self._files[part], data[at : at + SECTOR], at)
 
     def close(self) -> None:
         """Close the files; they stay."""
