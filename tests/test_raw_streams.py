@@ -17,7 +17,7 @@ import pytest
 import zstandard
 
 from tests.support.disks import disk_bytes, write_sparse
-from tests.support.tools import run
+from tests.support.tools import require_tool, run
 from vmpack import formats
 from vmpack.errors import DamagedError, UnsafeError, UnsupportedError, UsageError, VmpackError
 from vmpack.extent import Kind
@@ -359,3 +359,13 @@ def test_no_room_in_the_temporary_folder(tmp_path: Path) -> None:
     assert str(tmp_path) in out
     assert "limit" in out
     assert os.listdir(tmp_path) == [image.name]
+
+
+def test_standard_input_without_end_stops_at_max_size(tmp_path: Path) -> None:
+    # hostile: 7, RAW-SIZE-1
+    words = [sys.executable, "-m", "vmpack", "convert", "-f", "raw", "--max-size", "64K"]
+    endless = f"exec 3< <(yes); exec {' '.join(words)} - {tmp_path}/out.raw <&3"
+    done = run([require_tool("bash"), "-c", endless], check=False)
+    assert done.returncode == 4
+    assert b"larger than the 65536 bytes" in done.stderr
+    assert os.listdir(tmp_path) == []
