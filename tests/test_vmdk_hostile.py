@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -243,3 +244,28 @@ def test_sesparse_extents(name: str, tmp_path: Path) -> None:
 def test_sesparse_volatile_magic(tmp_path: Path) -> None:
     image = sesparse(DATA).put(512, u64(0))
     assert "volatile header: wrong magic" in damage(image, tmp_path).message
+
+
+def test_a_directory_is_bounded(tmp_path: Path) -> None:
+    """The most tables that a directory may name, none of them there: seconds and MiBs at most."""
+    # hostile: 7
+    # hostile: 8
+    # VMDK-SPARSE-4
+    path = tmp_path / "disk.vmdk"
+    for tables, match in ((1 << 20, None), ((1 << 22) + 1, "a directory of 4194305 tables")):
+        sectors = tables * 512 * 128
+        own = text("monolithicSparse", [f'RW {sectors} SPARSE "disk.vmdk"'])
+        with path.open("wb") as out:
+            out.write(header(capacity=sectors, gd=21, descriptor_at=1, descriptor_size=20) + own)
+            out.truncate(1 << 35)
+        if match is not None:
+            with pytest.raises(DamagedError, match=match):
+                open_vmdk(path)
+            continue
+        tracemalloc.start()
+        reader = open_vmdk(path)
+        assert [one.length for one in reader.extents()] == [sectors * 512]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        reader.close()
+        assert peak < 32 << 20

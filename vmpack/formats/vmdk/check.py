@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from vmpack.formats.vmdk.tables import TableExtent
 
 MAX_RANGES = 2_000_000
-"""Pieces of the file that are kept to find overlaps: about 100 MiB of memory."""
+"""Pieces of the file that are kept to find overlaps: about 110 MiB of memory."""
+_WIDTH = 64
+_MASK = (1 << _WIDTH) - 1
 
 
 class _Ranges:
@@ -29,7 +31,8 @@ class _Ranges:
 
     def __init__(self, path: str):
         self._path = path
-        self._pieces: list[tuple[int, int]] = []
+        # Start and end in one number: half of what a tuple of them takes.
+        self._pieces: list[int] = []
         self._low = self._high = 0
 
     def add(self, low: int, high: int) -> None:
@@ -41,7 +44,7 @@ class _Ranges:
 
     def _keep(self) -> None:
         if self._high > self._low:
-            self._pieces.append((self._low, self._high))
+            self._pieces.append(self._low << _WIDTH | self._high)
         if len(self._pieces) > MAX_RANGES:
             raise UnsupportedError(
                 f"checking an extent in more than {MAX_RANGES} pieces",
@@ -55,7 +58,8 @@ class _Ranges:
         self._keep()
         self._pieces.sort()
         end = 0
-        for low, high in self._pieces:
+        for piece in self._pieces:
+            low, high = piece >> _WIDTH, piece & _MASK
             if low < end:
                 yield low
             end = max(end, high)

@@ -13,7 +13,7 @@ from vmpack.errors import UnsupportedError
 from vmpack.formats.mapped import Run
 from vmpack.formats.vmdk import structs
 from vmpack.formats.vmdk.structs import SECTOR, CowdHeader
-from vmpack.formats.vmdk.tables import MAX_DIRECTORY, TableExtent, load_words, word_runs
+from vmpack.formats.vmdk.tables import MAX_TABLES, TableExtent, load_words, word_runs
 from vmpack.source import ByteSource
 
 HEADER_BYTES = 2048
@@ -59,14 +59,14 @@ class CowdExtent(TableExtent):
             raise self.damaged(
                 f"{self.header.gd_entries} tables for a disk of {count}", "COWD-2", 24
             )
-        if count * 4 > MAX_DIRECTORY or low + count * 4 > self.source.size or low < HEADER_BYTES:
+        if count > MAX_TABLES or low + count * 4 > self.source.size or low < HEADER_BYTES:
             raise self.damaged(f"a directory of {count} tables at {low}", "COWD-2", 20)
         self.spans = (*self.spans, (low, low + count * 4))
 
     def load_directory(self) -> array[int]:
         low = self.header.gd_offset * SECTOR
         sectors = load_words(self.source, low, self.directory_entries, "I")
-        return array("Q", [sector * SECTOR for sector in sectors])
+        return array("Q", (sector * SECTOR for sector in sectors))
 
     def table_runs(self, table: array[int], guest: int) -> Iterator[Run]:
         return word_runs(self, table, guest, zero=False, compressed=False)

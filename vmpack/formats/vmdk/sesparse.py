@@ -13,7 +13,7 @@ from vmpack.errors import UnsupportedError
 from vmpack.formats.mapped import DATA, HOLE, ZERO, Run
 from vmpack.formats.vmdk import structs
 from vmpack.formats.vmdk.structs import SECTOR, SeSparseHeader, SeSparseVolatile
-from vmpack.formats.vmdk.tables import MAX_DIRECTORY, TableExtent, load_words
+from vmpack.formats.vmdk.tables import MAX_TABLES, TableExtent, load_words
 from vmpack.source import ByteSource
 
 GRAIN = 8
@@ -56,7 +56,7 @@ class SeSparseExtent(TableExtent):
             ),
         )
         count = self.directory_entries
-        if count * 8 > min(header.gd_size * SECTOR, MAX_DIRECTORY):
+        if count > min(header.gd_size * SECTOR // 8, MAX_TABLES):
             raise self.damaged(f"a directory too small for {count} tables", "SE-3", 136)
 
     def _check_header(self) -> None:

@@ -16,7 +16,7 @@ from vmpack.formats.mapped import COMPRESSED, Run
 from vmpack.formats.vmdk import structs
 from vmpack.formats.vmdk.descriptor import MAX_BYTES, SIGNATURE, Descriptor, parse
 from vmpack.formats.vmdk.structs import SECTOR, Marker, SparseHeader
-from vmpack.formats.vmdk.tables import MAX_DIRECTORY, Span, TableExtent, load_words, word_runs
+from vmpack.formats.vmdk.tables import MAX_TABLES, Span, TableExtent, load_words, word_runs
 from vmpack.source import ByteSource
 
 EMPTY_DISK_SECTORS = 21
@@ -45,7 +45,7 @@ class SparseExtent(TableExtent):
             spans=((0, SECTOR), self.descriptor_span),
         )
         self.directory_bytes = self.directory_entries * 4
-        if self.directory_bytes > MAX_DIRECTORY:
+        if self.directory_entries > MAX_TABLES:
             raise self.damaged(f"a directory of {self.directory_entries} tables", "SPARSE-4")
         self.spans = (*self.spans, *self._places())
 
@@ -170,7 +170,7 @@ class SparseExtent(TableExtent):
             for number, sector in enumerate(main):
                 if sector > limit:
                     chosen[number] = spare[number]
-        return array("Q", [sector * SECTOR for sector in chosen])
+        return array("Q", (sector * SECTOR for sector in chosen))
 
     def _gd_field(self) -> int:
         return self.source.size - 2 * SECTOR + 56 if self.footer else 56

@@ -24,8 +24,8 @@ from vmpack.formats.vmdk import FORMAT
 from vmpack.formats.vmdk.structs import GRAIN_MARKER_BYTES, SECTOR
 from vmpack.source import ByteSource
 
-MAX_DIRECTORY = 32 << 20
-"""Bytes of a grain directory: a disk of 256 TiB at VMware's usual sizes."""
+MAX_TABLES = 1 << 22
+"""What a directory may name: a disk of 128 TiB in grains of 64 KiB, or a seSparse one of 64 TiB."""
 MAX_GRAIN = 4096
 """Sectors."""
 CACHE_BYTES = 16 << 20
@@ -159,14 +159,16 @@ class TableExtent(MappedReader):
         with self._lock:
             if self._directory is None:
                 found = self.load_directory() if self.directory_entries else array("Q")
-                present = array("Q", [number for number, place in enumerate(found) if place])
+                present = array("Q", (number for number, place in enumerate(found) if place))
                 self._require_apart(found, present)
                 self._present, self._directory = present, found
             return self._directory
 
     def _require_apart(self, directory: array[int], present: array[int]) -> None:
-        ordered = sorted([directory[number] for number in present])
         size = -(-self.table_bytes // SECTOR) * SECTOR
+        if all(directory[b] - directory[a] >= size for a, b in pairwise(present)):
+            return
+        ordered = sorted([directory[number] for number in present])
         if any(after - before < size for before, after in pairwise(ordered)):
             raise self.damaged("two grain tables share their place", "MAP-3")
 
