@@ -46,7 +46,7 @@ def zlib_compressor(level: int | None = None) -> Compressor:
     """
     from deflate import zlib_compress
 
-    wanted = _level(level, ZLIB_LEVEL, 12)
+    wanted = level_of("deflate", level, default=ZLIB_LEVEL, smallest=12)
     return lambda data: bytes(zlib_compress(data, wanted))
 
 
@@ -58,7 +58,7 @@ def deflate_compressor(level: int | None = None, window_bits: int = 12) -> Compr
     """
     from zlib_ng import zlib_ng
 
-    wanted = _level(level, DEFLATE_LEVEL, 9)
+    wanted = level_of("deflate", level, default=DEFLATE_LEVEL, smallest=9)
 
     def compress(data: bytes | memoryview) -> bytes:
         # A new one each time: one that is reset may find other matches than one that is new.
@@ -68,12 +68,13 @@ def deflate_compressor(level: int | None = None, window_bits: int = 12) -> Compr
     return compress
 
 
-def _level(level: int | None, default: int, smallest: int) -> int:
+def level_of(codec: str, level: int | None, *, default: int, smallest: int) -> int:
+    """``level``, or the default; raises :class:`UsageError` unless it is 1 to ``smallest``."""
     if level is None:
         return default
     if not 1 <= level <= smallest:
         raise UsageError(
-            f"deflate has no level {level}",
+            f"{codec} has no level {level}",
             field="level",
             hint=f"choose 1 (fastest) to {smallest} (smallest); {default} is the default",
         )

@@ -165,7 +165,11 @@ MAX_SIZE = option(
 )
 FORCE = option("--force", name="force", help="replace what is at the output already")
 LEVEL = option(
-    "--level", name="level", metavar="N", convert=integer, help="compression level (default: 3)"
+    "--level",
+    name="level",
+    metavar="N",
+    convert=integer,
+    help="compression level: 1 is fastest (default: 3, and 5 where deflate compresses)",
 )
 ACCEL = option(
     "--accel",

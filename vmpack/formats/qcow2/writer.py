@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from vmpack.codecs import Compressor, deflate_compressor
+from vmpack.codecs import Compressor, deflate_compressor, level_of
 from vmpack.copy import write_all
 from vmpack.formats.base import CreateOptions, Job
 from vmpack.formats.qcow2.layout import Layout, encode_header
@@ -31,6 +31,7 @@ _DEFLATE_WINDOW_BITS = 12
 
 
 DEFAULT_LEVEL = 3
+_SMALLEST = 22
 _TUNED = {"chain_log": 12, "hash_log": 15, "min_match": 4}
 """Level 3 for clusters of 64 KiB: 0.55% fewer bytes for 3% more time than libzstd's own choice
 (specs/decisions/0004-zstd-parameters.md)."""
@@ -217,7 +218,7 @@ def create(fd: int, options: CreateOptions) -> Qcow2Writer:
     wanted = requested(options)
     compress: Compressor | None = None
     if options.compressed and wanted.compression == COMPRESSION_ZSTD:
-        level = DEFAULT_LEVEL if options.level is None else options.level
+        level = level_of("zstd", options.level, default=DEFAULT_LEVEL, smallest=_SMALLEST)
         compress = zstd_compressor(level, 1 << wanted.cluster_bits)
     elif options.compressed:
         compress = deflate_compressor(options.level, _DEFLATE_WINDOW_BITS)
