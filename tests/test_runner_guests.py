@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.support.runner import in_session
+from tests.support.runner import TCG, in_session
 from vmpack.bundle import Bundle
 from vmpack.machine import MachineConfig
 from vmpack.ops.pack import pack
@@ -72,11 +75,22 @@ def test_uefi_login_ctrl_c_and_what_it_changed(guest_uefi: Path, tmp_path: Path)
         template = session.host.firmware.vars
         assert template is not None
         await log_in(session)
+        assert await session.console.wait_for("vmpack-guest: address", 60)
+        # It serves its files; its network is closed but for this port.
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.")
+        writer.close()
         await session.interrupt()
         return await session.wait(), template
 
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = replace(TCG, forwards=((port, 80),))
     with Kept() as kept:
-        ending, template = in_session(bundle, work, host="trixie-backports", storage=kept)
+        ending, template = in_session(
+            bundle, work, options=options, host="trixie-backports", storage=kept
+        )
         assert (ending.kind, ending.reason) == ("interrupted", "guest-shutdown")
         changed = kept.nvram_bytes()
         assert changed is not None
