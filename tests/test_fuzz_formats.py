@@ -93,3 +93,15 @@ def test_an_image_is_put_back_as_it_was(name: str, corpus: Path, tmp_path: Path)
             for part, now in zip(one.parts, patient.now, strict=True):
                 assert patient.path(part.name).read_bytes() == part.data == now
         patient.close()
+
+
+def test_the_limits_hold() -> None:
+    """What takes too long, or too much memory, is a failure."""
+    from tests.support.fuzz import TooSlowError, cpu_limit
+
+    with pytest.raises(TooSlowError), cpu_limit(0.05):
+        while True:
+            pass
+    program = "from tests.support.fuzz import limit_memory; limit_memory(); bytearray(300 << 20)"
+    done = run([sys.executable, "-c", program], cwd=ROOT, check=False)
+    assert b"MemoryError" in done.stderr
