@@ -24,8 +24,8 @@ ZSTD_WINDOW = 128 << 20
 """What `zstd -d` accepts without being asked: `--long=27`."""
 XZ_MEMORY = 192 << 20
 """Bytes for a decoder: dictionaries of up to 128 MiB (`xz -9` has 64)."""
-_ZSTD_FEED = 1024
-"""One call gives all that its input decodes to: a block of 128 KiB for every 4 bytes at most."""
+_ZSTD_LEAST, _ZSTD_MOST = 32, 1024
+"""Bytes of input for a call, which gives all that they decode to: 128 KiB for 4 bytes at most."""
 
 
 class _Frame(Protocol):
@@ -44,16 +44,26 @@ class _Zstd:
         import zstandard
 
         self._codec = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW).decompressobj()
+        self._step = _ZSTD_LEAST
         self.ended = False
         self.rest = b""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        for start in range(0, len(data), _ZSTD_FEED):
-            yield self._codec.decompress(data[start : start + _ZSTD_FEED])
+        start = 0
+        while start < len(data):
+            end = start + self._step
+            piece = self._codec.decompress(data[start:end])
+            yield piece
             if self._codec.eof:
                 self.ended = True
-                self.rest = self._codec.unused_data + data[start + _ZSTD_FEED :]
+                self.rest = self._codec.unused_data + data[end:]
                 return
+            start = end
+            # Pieces of many MiB cost several times what small ones do: each is memory made anew.
+            if len(piece) > PIECE:
+                self._step = _ZSTD_LEAST
+            elif len(piece) < PIECE >> 5:
+                self._step = min(2 * self._step, _ZSTD_MOST)
 
 
 class _Gzip:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from vmpack.copy import write_all
 from vmpack.errors import UnsafeError, from_os_error
@@ -71,17 +71,11 @@ def spooled(pieces: Iterable[bytes], *, path: str, limits: Limits) -> ByteSource
 
 def _fill(fd: int, pieces: Iterable[bytes], limits: Limits) -> int:
     size = data = 0
-    waiting = bytearray()
-    for piece in pieces:
-        waiting += piece
-        limits.check(size + len(waiting), data)
-        while len(waiting) >= _BLOCK:
-            data += _write(fd, bytes(waiting[:_BLOCK]), size)
-            del waiting[:_BLOCK]
-            size += _BLOCK
-            limits.check(size, data)
-    _write(fd, bytes(waiting), size)
-    size += len(waiting)
+    for block in _blocks(pieces):
+        limits.check(size + len(block), data)
+        data += _write(fd, block, size)
+        size += len(block)
+        limits.check(size, data)
     try:
         os.ftruncate(fd, size)
     except OSError as exc:
@@ -89,12 +83,34 @@ def _fill(fd: int, pieces: Iterable[bytes], limits: Limits) -> int:
     return size
 
 
-def _write(fd: int, block: bytes, offset: int) -> int:
+def _blocks(pieces: Iterable[bytes]) -> Iterator[bytearray]:
+    """``pieces`` as blocks of 1 MiB, the last one shorter: holes lie at multiples of 4 KiB.
+
+    Each block is the same memory, filled again: fresh memory costs more than filling it.
+    """
+    block = bytearray(_BLOCK)
+    have = 0
+    for piece in pieces:
+        view = memoryview(piece)
+        while view:
+            take = min(_BLOCK - have, len(view))
+            block[have : have + take] = view[:take]
+            view = view[take:]
+            have += take
+            if have == _BLOCK:
+                yield block
+                have = 0
+    if have:
+        yield block[:have]
+
+
+def _write(fd: int, block: bytearray, offset: int) -> int:
     """Write what is not zero of ``block``; how many bytes that were."""
     if block == ZEROS:
         return 0
+    content = bytes(block)
     written = 0
-    for start, end in data_blocks(block):
-        write_all(fd, Job(offset + start, memoryview(block)[start:end]), tempfile.gettempdir())
+    for start, end in data_blocks(content):
+        write_all(fd, Job(offset + start, memoryview(content)[start:end]), tempfile.gettempdir())
         written += end - start
     return written
