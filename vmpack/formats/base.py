@@ -75,12 +75,14 @@ class MapRun(NamedTuple):
     depth: int
     """0 in the image itself, 1 in its backing file, ..."""
     data: bool
-    """Bytes are stored; otherwise the range reads as zeros."""
+    """Room is stored; otherwise the range reads as zeros."""
     present: bool = True
     """Some image of the chain holds the range."""
     compressed: bool = False
     host: int | None = None
     """Where in its file the guest's bytes lie as they are."""
+    file_hole: bool = False
+    """The room that is stored is a hole of the file: data to the format, zeros to a reader."""
 
 
 class ImageReader(Protocol):

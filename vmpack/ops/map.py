@@ -42,7 +42,7 @@ def _row(run: MapRun) -> Row:
         "length": run.length,
         "depth": run.depth,
         "present": run.present,
-        "zero": not run.data,
+        "zero": run.file_hole or not run.data,
         "data": run.data,
         "compressed": run.compressed,
     }

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from vmpack.binary import escape
 from vmpack.errors import UnsafeError, UsageError, VmpackError
 from vmpack.extent import Kind
-from vmpack.formats.base import Finding, ImageInfo, OpenOptions
+from vmpack.formats.base import Finding, ImageInfo, MapRun, OpenOptions
 from vmpack.formats.mapped import DATA, ZERO_ALLOCATED, MappedReader, Run
 from vmpack.formats.vdi.blockmap import BlockMap
 from vmpack.formats.vdi.format import FORMAT
@@ -112,6 +112,11 @@ class VdiReader(MappedReader):
         for one in self.source.extents(first - shift, end - first):
             state = DATA if one.kind is Kind.DATA else ZERO_ALLOCATED
             yield Run(one.offset + shift, one.length, state, one.offset)
+
+    def map_runs(self, offset: int, length: int) -> Iterator[MapRun]:
+        for run in super().map_runs(offset, length):
+            hole = not run.data and run.host is not None
+            yield run._replace(data=True, file_hole=True) if hole else run
 
     def info(self) -> ImageInfo:
         header = self.header

@@ -13,7 +13,7 @@ from vmpack.errors import DamagedError, UnsafeError, UsageError, VmpackError
 from vmpack.extent import Extent, Kind, coalesce
 from vmpack.formats.backing import open_parent
 from vmpack.formats.base import Finding, ImageInfo, ImageReader, MapRun, OpenOptions
-from vmpack.formats.raw import BLOCK, require_inside
+from vmpack.formats.raw import BLOCK, RawReader, require_inside
 from vmpack.formats.vmdk import FORMAT
 from vmpack.formats.vmdk.descriptor import MAX_BYTES, NO_PARENT, Descriptor, ExtentLine, parse
 from vmpack.formats.vmdk.parts import Part, Window, open_extent, open_part, require_capacity
@@ -217,7 +217,10 @@ class VmdkReader:
                 yield MapRun(part.offset + start, size, 0, data=False)
                 continue
             for run in part.reader.map_runs(start, size):
-                yield run._replace(offset=part.offset + run.offset)
+                hole = not run.data and isinstance(part.reader, RawReader)
+                yield run._replace(
+                    offset=part.offset + run.offset, data=run.data or hole, file_hole=hole
+                )
 
     def info(self) -> ImageInfo:
         from vmpack.formats.vmdk.info import image_info
