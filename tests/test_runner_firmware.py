@@ -20,7 +20,7 @@ from vmpack.errors import FirmwareMissingError
 from vmpack.machine import MachineConfig
 from vmpack.ops.pack import pack
 from vmpack.runner.firmware import descriptors, resolve_firmware, seabios
-from vmpack.runner.nvram import parse
+from vmpack.machine.nvram import parse
 from vmpack.runner.options import Ending, Qemu, RunOptions
 from vmpack.runner.session import Session
 from vmpack.runner.state import Kept

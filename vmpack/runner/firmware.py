@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vmpack.binary import escape
 from vmpack.errors import FirmwareMissingError, from_os_error
-from vmpack.runner.nvram import refit, to_raw
+from vmpack.machine.nvram import refit, to_raw
 from vmpack.runner.options import Firmware, Qemu
 from vmpack.runner.qemu import foreign_root
 
@@ -160,7 +160,7 @@ def resolve_firmware(
 
     ``nvram`` is the bundle's variable store (raw or qcow2), ``code`` the code image that its
     ``firmware.blob`` names. Raises :class:`FirmwareMissingError` when this host has none that the
-    config allows, and what :func:`vmpack.runner.nvram.refit` raises.
+    config allows, and what :func:`vmpack.machine.nvram.refit` raises.
     """
     wanted = config.firmware
     if wanted.kind != "uefi":

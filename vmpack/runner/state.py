@@ -190,7 +190,7 @@ class State:
 
     def _refit(self, path: Path, initial: bytes) -> None:
         """The folder's last run was under firmware that keeps its variables in another size."""
-        from vmpack.runner.nvram import refit
+        from vmpack.machine.nvram import refit
 
         try:
             fitted = refit(_read_file(path) or b"", initial)

@@ -2,10 +2,8 @@
 
 OVMF is built with flash of 2 MiB (variables in 128 KiB) or of 4 MiB (528 KiB), and code of one
 build does not find its variables in a store of the other: writes are lost, boot entries with them.
-Little-endian throughout; flash is erased to ones, so that a bit that is *cleared* is one that is
-set. Source: UEFI Platform Initialization 1.8, volume 3, section 3.2.1 (firmware volume header);
-EDK II, MdeModulePkg/Include/Guid/VariableFormat.h (store, variables) and
-Guid/FaultTolerantWrite.h, SystemNvDataGuid.h (interrupted writes). Profile: specs/nvram.md.
+Flash is erased to ones, so that a bit that is *cleared* is one that is set. Structures and sources:
+:mod:`vmpack.machine.nvram_structs`. Profile: ``specs/nvram.md``.
 """
 
 from __future__ import annotations
@@ -15,31 +13,26 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from vmpack.errors import DamagedError, UnsupportedError, VmpackError
+from vmpack.machine.nvram_structs import STORE, VARIABLE, VOLUME, WORKSPACE, WRITE, decode
 
 __all__ = ["Variable", "VariableStore", "parse", "refit", "to_raw"]
 
 MAX_SIZE = 8 << 20
 """QEMU maps no more flash than this below 4 GiB."""
 
-VOLUME = struct.Struct("<16s16sQ4sIHHHBB")
-"""Firmware volume: zeros, GUID, length, signature, attributes, header length, checksum, ..."""
 VOLUME_GUID = UUID("fff12b8d-7696-4c8b-a985-2747075b4f50").bytes_le
-STORE = struct.Struct("<16sIBBHI")
-"""Variable store: GUID, size, format, state, reserved, reserved."""
 STORE_GUID = UUID("aaf32c78-947b-439a-a180-2e144ec37792").bytes_le
 FORMATTED, HEALTHY = 0x5A, 0xFE
-VARIABLE = struct.Struct("<HBBIQ16sIII16s")
-"""Start, state, reserved, attributes, count, time, key, name bytes, data bytes, vendor's GUID."""
 START = 0x55AA
 ADDED, IN_TRANSITION = 0x3F, 0x3E
 """Live; live until its successor is complete."""
-WORKSPACE = struct.Struct("<16sIB3xQ")
-"""Interrupted writes: GUID, CRC, flags, bytes of the queue that follows."""
 WORKSPACE_GUID = UUID("9e58292b-7c68-497d-a0ce-6500fd9f1b95").bytes_le
-WRITE = struct.Struct("<B3x16s4xQQ")
-"""One write of the queue: flags, caller, number of records, bytes of private data in each."""
 RECORD_SIZE = 40
+MAX_VARIABLES = 16_384
+"""The largest store of OVMF has room for half of them, were they all empty."""
+MAX_WRITES = 4096
 ALLOCATED, COMPLETE = 1, 4
+_VOLUME, _STORE, _VARIABLE = VOLUME.sizeof(), STORE.sizeof(), VARIABLE.sizeof()
 _ERASED = b"\xff"
 
 
@@ -110,21 +103,22 @@ def parse(raw: bytes) -> VariableStore:
     it is no store of authenticated variables, which every OVMF with or without Secure Boot keeps.
     """
     length, header = _volume(raw)
-    if len(raw) < header + STORE.size:
+    if len(raw) < header + _STORE:
         raise _damaged("cut short", header, "NVR-STORE-1")
-    guid, size, formatted, healthy, _, _ = STORE.unpack_from(raw, header)
-    if guid != STORE_GUID:
+    store = decode(STORE, raw, header)
+    size: int = store.size
+    if store.guid != STORE_GUID:
         raise UnsupportedError(
-            f"the variable store is of another kind: {UUID(bytes_le=guid)}",
+            f"the variable store is of another kind: {UUID(bytes_le=store.guid)}",
             offset=header,
             clause="NVR-STORE-1",
         )
-    if (formatted, healthy) != (FORMATTED, HEALTHY):
+    if (store.format, store.state) != (FORMATTED, HEALTHY):
         raise _damaged("the variable store is not formatted", header + 20, "NVR-STORE-2")
     end = header + size
-    if size < STORE.size or end > length:
+    if size < _STORE or end > length:
         raise _damaged(f"a variable store of {size} bytes", header + 16, "NVR-STORE-3")
-    first = header + STORE.size
+    first = header + _STORE
     return VariableStore(
         length=length,
         first=first,
@@ -136,12 +130,14 @@ def parse(raw: bytes) -> VariableStore:
 
 def _volume(raw: bytes) -> tuple[int, int]:
     """Length of the firmware volume and of its header."""
-    if len(raw) < VOLUME.size:
+    if len(raw) < _VOLUME:
         raise _damaged(f"{len(raw)} bytes are no NVRAM", 0, "NVR-VOL-1")
-    _, guid, length, signature, _, header, _, _, _, _ = VOLUME.unpack_from(raw)
-    if signature != b"_FVH" or guid != VOLUME_GUID:
+    volume = decode(VOLUME, raw)
+    length: int = volume.length
+    header: int = volume.header_length
+    if volume.signature != b"_FVH" or volume.guid != VOLUME_GUID:
         raise UnsupportedError("no UEFI variables in it", offset=0, clause="NVR-VOL-1")
-    if not VOLUME.size <= header <= length <= len(raw) or header % 2:
+    if not _VOLUME <= header <= length <= len(raw) or header % 2:
         raise _damaged(f"a volume of {length} bytes", 32, "NVR-VOL-2")
     if sum(struct.unpack_from(f"<{header // 2}H", raw)) & 0xFFFF:
         raise _damaged("the volume's header has a wrong checksum", 50, "NVR-VOL-3")
@@ -152,31 +148,34 @@ def _variables(raw: bytes, first: int, end: int) -> list[Variable]:
     """The live ones, in order; of two under one name the complete one."""
     live: dict[tuple[bytes, bytes], tuple[int, Variable]] = {}
     offset = first
-    while offset + VARIABLE.size <= end:
-        start, state, _, attributes, _, _, _, name_size, data_size, vendor = VARIABLE.unpack_from(
-            raw, offset
-        )
-        if start != START:
+    found = 0
+    while offset + _VARIABLE <= end:
+        head = decode(VARIABLE, raw, offset)
+        if head.start != START:
             break
-        if state == 0xFF or 0xFFFFFFFF in (name_size, data_size):
+        found += 1
+        if found > MAX_VARIABLES:
+            raise _damaged(f"more than {MAX_VARIABLES} variables", offset, "NVR-VAR-3")
+        name_size, data_size = head.name_size, head.data_size
+        if head.state == 0xFF or 0xFFFFFFFF in (name_size, data_size):
             # Its header was never completed: nothing follows it.
             name_size = data_size = 0
-        total = VARIABLE.size + name_size + data_size
+        total = _VARIABLE + name_size + data_size
         if offset + total > end:
             raise _damaged(f"a variable of {total} bytes", offset, "NVR-VAR-2")
-        if state in (ADDED, IN_TRANSITION) and name_size:
-            data = offset + VARIABLE.size + name_size
-            name = raw[offset + VARIABLE.size : data]
-            key = (vendor, name)
+        if head.state in (ADDED, IN_TRANSITION) and name_size:
+            data = offset + _VARIABLE + name_size
+            name = raw[offset + _VARIABLE : data]
+            key = (head.vendor, name)
             one = Variable(
-                vendor=UUID(bytes_le=vendor),
+                vendor=UUID(bytes_le=head.vendor),
                 name=name.decode("utf-16-le", "replace").rstrip("\0"),
-                attributes=attributes,
+                attributes=head.attributes,
                 data=raw[data : offset + total],
                 raw=raw[offset : offset + total],
             )
-            if key not in live or state == ADDED:
-                live[key] = (state, one)
+            if key not in live or head.state == ADDED:
+                live[key] = (head.state, one)
         offset += -(-total // 4) * 4
     return [one for _, one in live.values()]
 
@@ -184,18 +183,19 @@ def _variables(raw: bytes, first: int, end: int) -> list[Variable]:
 def _interrupted(raw: bytes, end: int, length: int) -> bool:
     """Whether the firmware was writing through its spare space, and had not finished."""
     at = raw.find(WORKSPACE_GUID, end, length)
-    if at < 0 or at + WORKSPACE.size > length:
+    if at < 0 or at + WORKSPACE.sizeof() > length:
         return False
-    _, _, _, queue = WORKSPACE.unpack_from(raw, at)
-    offset = at + WORKSPACE.size
-    limit = min(offset + queue, length)
-    while offset + WRITE.size <= limit:
-        flags, _, records, private = WRITE.unpack_from(raw, offset)
-        if flags & ALLOCATED:
+    offset = at + WORKSPACE.sizeof()
+    limit = min(offset + decode(WORKSPACE, raw, at).queue_size, length)
+    for _ in range(MAX_WRITES):
+        if offset + WRITE.sizeof() > limit:
+            break
+        write = decode(WRITE, raw, offset)
+        if write.flags & ALLOCATED:
             return False
-        if flags & COMPLETE:
+        if write.flags & COMPLETE:
             return True
-        size = WRITE.size + records * (RECORD_SIZE + private)
+        size = WRITE.sizeof() + write.records * (RECORD_SIZE + write.private_size)
         if size > limit - offset:
             return False
         offset += size
@@ -208,7 +208,7 @@ def refit(nvram: bytes, template: bytes) -> bytes:
     Unchanged when the layout is the same already. Both are raw. Raises what :func:`parse` raises,
     and :class:`UnsupportedError` when the variables have no room there or a write was interrupted.
     """
-    if len(nvram) == len(template) and nvram[: VOLUME.size] == template[: VOLUME.size]:
+    if len(nvram) == len(template) and nvram[:_VOLUME] == template[:_VOLUME]:
         return nvram
     ours, host = parse(nvram), parse(template)
     if ours.length == host.length == len(template) and ours.end == host.end:
