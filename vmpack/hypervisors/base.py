@@ -43,6 +43,10 @@ class FileRef:
     gzip: bool = False
     is_volume: bool = False
     """The name is of a storage pool or volume: only ``--disk ID=PATH`` says which file it is."""
+    chunk_size: int = 0
+    """Bytes of each piece but the last, where the file is ``NAME.000000000`` and so on."""
+    blank: int = 0
+    """Bytes of an all-zero disk that no file holds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,11 +47,15 @@ class Draft:
         self._note(path, source, how)
 
     def add(self, path: str, value: Mapping[str, object], source: str, *, how: str = "") -> int:
-        """Append to the list ``path`` (``disk``, ``nic``, ``serial``); its index there.
+        """Append to the list ``path`` (``disk``, ``nic``, ``ova.property``); its index there.
 
         Members that are ``None`` are left out.
         """
-        found: list[Any] = self.data.setdefault(path, [])
+        at: dict[str, Any] = self.data
+        *parents, last = path.split(".")
+        for name in parents:
+            at = at.setdefault(name, {})
+        found: list[Any] = at.setdefault(last, [])
         found.append({key: item for key, item in value.items() if item is not None})
         self._note(f"{path}[{len(found) - 1}]", source, how)
         return len(found) - 1
