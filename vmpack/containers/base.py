@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vmpack.binary import escape
 from vmpack.errors import UnsafeError
+
+if TYPE_CHECKING:
+    from vmpack.formats.base import ImageReader, OpenOptions
 
 MAX_MEMBERS = 65536
 MAX_NAME = 1024
@@ -19,6 +24,8 @@ class Member:
     name: str
     offset: int
     size: int
+    disk: Callable[[OpenOptions], ImageReader] | None = None
+    """Opens a disk that does not lie in one piece; then :attr:`offset` means nothing."""
 
 
 def safe_member(name: str, *, path: str, offset: int, clause: str) -> str:

@@ -97,6 +97,9 @@ def _config(source: ByteSource, name: str) -> ConfigSource:
         )
     folder = os.path.dirname(name) or "."
     beside = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
+    # A lock of VMware's is a folder.
+    locks = (entry for entry in os.scandir(folder) if entry.name.endswith(".lck"))
+    beside |= {f"{entry.name}/": 0 for entry in locks if entry.is_dir()}
     return ConfigSource(os.path.basename(name), source.pread(0, source.size), beside)
 
 
@@ -137,7 +140,7 @@ def _in_container(name: str, head: bytes, max_size: int | None) -> Found | None:
     try:
         best: tuple[int, str, Hypervisor] | None = None
         for member in members.values():
-            if member.size > MAX_CONFIG:
+            if member.size > MAX_CONFIG or member.disk is not None:
                 continue
             start = source.pread(member.offset, min(HEAD, member.size))
             known = hypervisors.recognise(posixpath.basename(member.name), start)
@@ -190,6 +193,8 @@ def _small(found: Found, name: str) -> bytes | None:
         return None
     if found.members is not None and found.container is not None:
         member = found.members[found.base + name]
+        if member.disk is not None:
+            return None
         return found.container.pread(member.offset, member.size)
     if found.folder is None or "/" in name or "\\" in name:
         return None
@@ -229,7 +234,7 @@ def open_disks(
         raise UnsafeError(
             "is running: its disks change while they are read",
             path=found.path,
-            hint="shut the machine down first",
+            hint=imported.running_hint or "shut the machine down first",
         )
     given = {disk_id: os.fspath(path) for disk_id, path in (disks or {}).items()}
     unknown = sorted(set(given) - set(imported.disks))
@@ -324,6 +329,8 @@ def _open_ref(found: Found, file: FileRef, imported: Imported, options: OpenOpti
     assert found.container is not None
     member = found.members[place]
     label = f"{found.path}:{escape(place)}"
+    if member.disk is not None:
+        return member.disk(options)
     source = found.container.slice(member.offset, member.size)
     source.path = label
     if expected is not None:
@@ -356,6 +363,8 @@ def _blob(found: Found, file: FileRef, options: OpenOptions) -> bytes | None:
     if found.members is not None:
         assert found.container is not None
         member = found.members[place]
+        if member.disk is not None:
+            return _blob_of_disk(member, options, found.path)
         size, source = member.size, found.container.slice(member.offset, member.size)
     else:
         source = ByteSource.open(place)
@@ -367,6 +376,18 @@ def _blob(found: Found, file: FileRef, options: OpenOptions) -> bytes | None:
     finally:
         if found.members is None:
             source.close()
+
+
+def _blob_of_disk(member: Member, options: OpenOptions, path: str) -> bytes:
+    """NVRAM or TPM state that an archive keeps as it keeps a disk."""
+    assert member.disk is not None
+    if member.size > MAX_BLOB:
+        raise UnsafeError(f"{member.size} bytes are no NVRAM", path=f"{path}:{escape(member.name)}")
+    reader = member.disk(options)
+    try:
+        return reader.read(0, reader.virtual_size)
+    finally:
+        reader.close()
 
 
 def volumes(imported: Imported) -> Sequence[str]:
