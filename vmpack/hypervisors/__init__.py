@@ -15,7 +15,9 @@ from vmpack.errors import UsageError
 if TYPE_CHECKING:
     from vmpack.hypervisors.base import Hypervisor
 
-_MODULES: dict[str, str] = {}
+_MODULES: dict[str, str] = {
+    "vmware": "vmpack.hypervisors.vmware",
+}
 
 
 def names() -> tuple[str, ...]:

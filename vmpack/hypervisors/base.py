@@ -61,6 +61,8 @@ class Imported:
     """``nvram`` and ``tpm-state``, where the config names a file for them."""
     running: bool = False
     """The machine is on: its disks change under a reader."""
+    running_hint: str = ""
+    """What to do about that; empty: shut it down."""
     manifest: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """File name -> (``sha256``, hex digest) as the container's manifest promises."""
 

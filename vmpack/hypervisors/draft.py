@@ -30,6 +30,7 @@ class Draft:
         self.disks: dict[str, FileRef] = {}
         self.blobs: dict[str, FileRef] = {}
         self.running = False
+        self.running_hint = ""
         self.manifest: dict[str, tuple[str, str]] = {}
         self._verbatim: list[dict[str, str]] = []
         self._sources: dict[str, str] = {}
@@ -135,6 +136,7 @@ class Draft:
             report=self.report,
             blobs=self.blobs,
             running=self.running,
+            running_hint=self.running_hint,
             manifest=self.manifest,
         )
 
