@@ -56,10 +56,10 @@ def vmdk_images(folder: Path) -> Iterable[Found]:
 def vhd_images(folder: Path) -> Iterable[Found]:
     """A differencing disk on a dynamic one."""
     place = _place(folder, "difference")
-    size = 3 * MIB
+    size, block = MIB, 512 << 10
     base = vhd.write(place / "base.vhd", DISK + bytes(size - len(DISK)), subformat="dynamic")
-    changes = {number: bytes([number % 255 + 1]) * 512 for number in (0, 1, 7, 8, 4097)}
-    image = vhd.difference(place / "image.vhd", base, size, changes)
+    changes = {number: bytes([number % 255 + 1]) * 512 for number in (0, 1, 7, 8, 1100)}
+    image = vhd.difference(place / "image.vhd", base, size, changes, block_size=block)
     for left in place.glob("*.raw"):
         left.unlink()
     yield "difference", image, (base,)
