@@ -25,6 +25,7 @@ packages=(
     libqcow-utils /usr/bin/qcowinfo
     libvhdi-utils /usr/bin/vhdiinfo
     libvmdk-utils /usr/bin/vmdkinfo
+    virt-v2v /usr/bin/virt-v2v
 )
 
 install_packages() {

@@ -17,6 +17,8 @@ from vmpack.machine.names import safe_id, safe_name
 
 MAX_REPAIRS = 512
 MAX_VERBATIM = 4096
+MAX_VERBATIM_BYTES = 1 << 20
+"""CFG-RULE-9."""
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
@@ -33,6 +35,7 @@ class Draft:
         self.running_hint = ""
         self.manifest: dict[str, tuple[str, str]] = {}
         self._verbatim: list[dict[str, str]] = []
+        self._verbatim_bytes = 0
         self._sources: dict[str, str] = {}
 
     def set(self, path: str, value: object, source: str, *, how: str = "") -> None:
@@ -60,6 +63,10 @@ class Draft:
         found.append({key: item for key, item in value.items() if item is not None})
         self._note(f"{path}[{len(found) - 1}]", source, how)
         return len(found) - 1
+
+    def set_source(self, path: str, source: str) -> None:
+        """Say which field of the source ``path`` (``nic[0].mac``) is, for when it is refused."""
+        self._sources[path] = source
 
     def add_disk(
         self,
@@ -110,6 +117,11 @@ class Draft:
         if _CONTROL.search(key) or "\n" in key or "\t" in key:
             self.report.dropped(key, "its name has control characters")
             return
+        size = len(key.encode("utf-8", "replace")) + len(clean.encode("utf-8", "replace"))
+        if self._verbatim_bytes + size > MAX_VERBATIM_BYTES:
+            self.report.dropped(key, "all that is carried along may have 1 MiB together")
+            return
+        self._verbatim_bytes += size
         self._verbatim.append({"key": key, "value": clean})
         self.report.kept(key, f"carried along for {self.hypervisor}")
 

@@ -29,6 +29,8 @@ def write_board(
 ) -> dict[str, str]:
     """Keys of the VMX; each field of the config that they stand for is reported."""
     config = machine.config
+    if config.input == "usb-tablet":
+        notes.changed("input", "VMware's own pointing device beside a PS/2 mouse")
     return {
         **_identity(config, notes, hardware, carried),
         **_processor(config, notes),
@@ -119,7 +121,6 @@ def _firmware(machine: Machine, notes: Notes, stem: str) -> dict[str, str]:
         found["uefi.secureBoot.enabled"] = "TRUE" if firmware.secure_boot else "FALSE"
         notes.kept("firmware.secure-boot", "uefi.secureBoot.enabled")
     else:
-        found["firmware"] = "bios"
         notes.kept("firmware.secure-boot", "off")
     notes.kept("firmware.kind", "firmware")
     for path in ("firmware.digest", "firmware.blob"):
@@ -182,9 +183,6 @@ def _own(config: MachineConfig, notes: Notes) -> dict[str, str]:
     for path in ("bios", "system.manufacturer", "system.product", "system.version"):
         notes.changed(f"smbios.{path}", "VMware shows its own strings")
     notes.dropped("smbios", "VMware shows its own strings")
-    if config.input == "usb-tablet" or any(one.bus == "usb-xhci" for one in config.controllers):
-        found |= {"usb.present": "TRUE", "ehci.present": "TRUE", "usb_xhci.present": "TRUE"}
-        notes.changed("input", "VMware's own pointing device beside a PS/2 mouse")
     notes.kept("input", "a PS/2 mouse is always there")
     if config.rng.model == "none":
         notes.kept("rng.model", "none")
@@ -210,6 +208,6 @@ def _controllers(config: MachineConfig, notes: Notes) -> None:
         if re.fullmatch(r"virtio-(serial|scsi)", one.bus):
             notes.changed(path, f"VMware has no {one.bus}")
         elif one.bus == "usb-xhci":
-            notes.kept(path, "usb_xhci.present")
+            notes.changed(path, "USB as VMware has it")
         else:
             notes.kept(path, "the places of its disks")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vmpack.errors import UnsupportedError
 from vmpack.hypervisors.vmware.naming import image_name
-from vmpack.hypervisors.vmware.nics import CONNECTIONS, MODELS
+from vmpack.hypervisors.vmware.nics import CONNECTIONS, MODELS, plain_network
 from vmpack.hypervisors.vmware.notes import Notes
 from vmpack.hypervisors.vmware.places import SCSI, Place
 
@@ -209,7 +209,11 @@ def _network(
         notes.kept(f"{path}.network", f"{name}.vnet")
         return {f"{name}.connectionType": "custom", f"{name}.vnet": network}
     notes.changed(f"{path}.network", f"{name}.networkName on ESXi, nat on Workstation and Fusion")
-    return {f"{name}.networkName": network, f"{name}.connectionType": "nat"}
+    label = carried.get(f"{name}.networkName", "")
+    return {
+        f"{name}.networkName": label if plain_network(label) == network else network,
+        f"{name}.connectionType": carried.get(f"{name}.connectionType", "nat"),
+    }
 
 
 def write_serials(config: MachineConfig, notes: Notes, stem: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ __all__ = ["read_disks"]
 
 _DRIVE = re.compile(r"(scsi|sata|ide|nvme)([0-9]{1,2}):([0-9]{1,3})\.")
 _DELTA = re.compile(r"-[0-9]{6}$")
+MAX_DISKS = 64
 _CDROMS = ("cdrom-image", "cdrom-raw", "atapi-cdrom", "cdrom")
 _PASSTHROUGH = ("scsi-passthru", "scsi-passthrough", "generic")
 _SCSI = {
@@ -53,6 +54,10 @@ def read_disks(reading: Reading) -> None:
             drives[_Drive(found[1], int(found[2]), int(found[3]))] = None
     ids: dict[str, str] = {}
     for drive in drives:
+        if len(ids) == MAX_DISKS:
+            for key in ("fileName", "present", "deviceType"):
+                reading.dropped(f"{drive.name}.{key}", f"a machine has {MAX_DISKS} disks here")
+            continue
         disk_id = _read_drive(reading, drive)
         if disk_id is not None:
             ids[drive.name] = disk_id

@@ -6,7 +6,7 @@ import re
 
 from vmpack.hypervisors.vmware.read import Reading
 
-__all__ = ["CONNECTIONS", "MODELS", "read_nics"]
+__all__ = ["CONNECTIONS", "MODELS", "plain_network", "read_nics"]
 
 MAX_NICS = 32
 MODELS = {
@@ -24,6 +24,11 @@ CONNECTIONS = {"nat": "user", "bridged": "bridged", "hostonly": "hostonly"}
 _MAC = re.compile(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}")
 
 
+def plain_network(name: str) -> str:
+    """A network's name in the characters that a config's has; empty where none is left."""
+    return re.sub(r"[^A-Za-z0-9._ -]+", "-", name).strip(" -._")[:64]
+
+
 def read_nics(reading: Reading) -> None:
     """Every card that is present."""
     reading.draft.data["nic"] = []
@@ -33,7 +38,11 @@ def read_nics(reading: Reading) -> None:
         if (found := re.match(r"ethernet([0-9]{1,3})\.", key.lower()))
     }
     for number in sorted(numbers):
-        if reading.vmx.flag(f"ethernet{number}.present"):
+        if not reading.vmx.flag(f"ethernet{number}.present"):
+            continue
+        if len(reading.draft.data["nic"]) == MAX_NICS:
+            reading.dropped(f"ethernet{number}.present", f"a machine has {MAX_NICS} cards here")
+        else:
             _read_nic(reading, f"ethernet{number}")
 
 
@@ -100,17 +109,17 @@ def _network(reading: Reading, name: str) -> str | None:
         reading.kept(f"{name}.startConnected", "network none: the cable is unplugged")
         return "none"
     reading.kept(f"{name}.startConnected", "the cable is plugged in")
-    if kind == "custom" and vnet:
+    if label:
+        found, key = label, "networkName"
+    elif kind == "custom" and vnet:
         found, key = vnet, "vnet"
         reading.kept(f"{name}.connectionType", "network")
     elif kind in CONNECTIONS:
         found, key = CONNECTIONS[kind], "connectionType"
-    elif label:
-        found, key = label, "networkName"
     else:
         reading.draft.report.kept(f"{name}.connectionType (absent)", "network bridged")
         return "bridged"
-    clean = re.sub(r"[^A-Za-z0-9._ -]+", "-", found).strip(" -._")[:64]
+    clean = plain_network(found)
     if clean == found:
         reading.kept(f"{name}.{key}", f"network {clean}")
     elif clean:

@@ -50,6 +50,7 @@ _DEFAULTS = {
     "tools.syncTime": "FALSE",
     "uuid.action": "keep",
 }
+_USB = {"usb.present": "TRUE", "ehci.present": "TRUE", "usb_xhci.present": "TRUE"}
 """What every machine has unless its own keys say otherwise; what VMware would set or ask for."""
 
 
@@ -157,7 +158,9 @@ def _with_carried(core: dict[str, str], carried: Mapping[str, str], notes: Notes
             entries[key] = value
             present.add(key.lower())
             notes.report.kept(key, "given back")
-    entries |= {key: value for key, value in _DEFAULTS.items() if key.lower() not in present}
+    # A machine that comes from VMware has the USB controllers that it had.
+    usual = _DEFAULTS if carried else {**_DEFAULTS, **_USB}
+    entries |= {key: value for key, value in usual.items() if key.lower() not in present}
     for path in notes.open():
         if path.startswith("verbatim."):
             notes.dropped(path, "fields of another hypervisor, of no use to VMware")
