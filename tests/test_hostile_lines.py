@@ -56,11 +56,13 @@ def test_the_page_names_tests_that_claim_the_line() -> None:
 
 
 def write() -> None:
-    """Fill in the last column."""
+    """Fill in the last column; a claimed line is no longer one for later."""
     found = claims()
 
     def row(match: re.Match[str]) -> str:
         number, text, _ = match.groups()
+        if int(number) in found:
+            text = text.removeprefix(f"{LATER} ")
         tests = ", ".join(f"`{name}`" for name in sorted(found.get(int(number), ())))
         return f"| {number} | {text} | {tests} |"
 
