@@ -7,7 +7,6 @@ its folder (``--allow-backing-dir``). Disks in uncompressed containers are read 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
@@ -17,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from vmpack import hypervisors
 from vmpack.binary import escape
-from vmpack.errors import DamagedError, InputError, UnsafeError, UnsupportedError, UsageError
+from vmpack.errors import InputError, UnsafeError, UnsupportedError, UsageError
 from vmpack.formats.base import OpenOptions
-from vmpack.hypervisors.base import MAX_CONFIG, ConfigSource, FileRef, Hypervisor, Imported
+from vmpack.hypervisors.base import MAX_CONFIG, ConfigSource, Hypervisor, Imported
+from vmpack.ops.import_files import blob, check_manifest, locate, open_ref
 from vmpack.source import ByteSource
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ PathLike = str | os.PathLike[str]
 HEAD = 1 << 16
 """Bytes of a file that may tell that it is a config."""
 LIBVIRT = "libvirt:"
-MAX_BLOB = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,18 +244,19 @@ def open_disks(
             hint=f"its disks are {', '.join(imported.disks) or 'none'}",
         )
     _require_found(found, imported, given, options)
+    check_manifest(found, imported, given)
     readers: dict[str, ImageReader] = {}
     paths: dict[str, str] = {}
     for disk_id, file in imported.disks.items():
         if disk_id in given:
             reader = _open_path(given[disk_id], format, options)
         else:
-            reader = _open_ref(found, file, imported, options)
+            reader = open_ref(found, file, options)
         stack.callback(reader.close)
         readers[disk_id], paths[disk_id] = reader, reader.path
     blobs = {}
     for name, file in imported.blobs.items():
-        data = _blob(found, file, options)
+        data = blob(found, file, options)
         if data is not None:
             blobs[name] = data
     return Opened(readers, paths, blobs)
@@ -269,7 +269,7 @@ def _require_found(
     lost = [
         (disk_id, file)
         for disk_id, file in imported.disks.items()
-        if disk_id not in given and _locate(found, file, options) is None
+        if disk_id not in given and not file.blank and locate(found, file, options) is None
     ]
     if not lost:
         return
@@ -283,111 +283,10 @@ def _require_found(
     )
 
 
-def _locate(found: Found, file: FileRef, options: OpenOptions) -> str | None:
-    """The member or path that a config's name stands for; ``None``: none that may be opened."""
-    name = file.name.replace("\\", "/")
-    if file.is_volume or not name or "\0" in name:
-        return None
-    if found.members is not None:
-        plain = posixpath.normpath(name) if not name.startswith("/") else ""
-        wanted = found.base + plain
-        return wanted if wanted in found.members else None
-    if found.trusted:
-        return name if os.path.isabs(name) and os.path.exists(name) else None
-    assert found.folder is not None
-    folder = os.path.realpath(found.folder)
-    roots = [folder, *(os.path.realpath(one) for one in options.backing_dirs)]
-    candidates = [os.path.join(folder, name)]
-    candidates += [os.path.join(root, posixpath.basename(name)) for root in roots]
-    for candidate in candidates:
-        target = os.path.realpath(candidate)
-        if os.path.isfile(target) and any(
-            os.path.commonpath([root, target]) == root for root in roots
-        ):
-            return target
-    return None
-
-
 def _open_path(path: str, format_name: str | None, options: OpenOptions) -> ImageReader:
     from vmpack.ops.opening import open_image
 
     return open_image(path, format=format_name, options=options)
-
-
-def _open_ref(found: Found, file: FileRef, imported: Imported, options: OpenOptions) -> ImageReader:
-    from vmpack.ops.containers import open_member
-    from vmpack.ops.opening import open_image
-
-    place = _locate(found, file, options)
-    assert place is not None
-    expected = imported.manifest.get(file.name)
-    if found.members is None:
-        if expected is not None:
-            with ByteSource.open(place) as source:
-                _require_digest(source, expected, place)
-        return open_image(place, format=file.format, options=options)
-    assert found.container is not None
-    member = found.members[place]
-    label = f"{found.path}:{escape(place)}"
-    if member.disk is not None:
-        return member.disk(options)
-    source = found.container.slice(member.offset, member.size)
-    source.path = label
-    if expected is not None:
-        _require_digest(source, expected, label)
-    return open_member(found, source, file, options)
-
-
-def _require_digest(source: ByteSource, expected: tuple[str, str], path: str) -> None:
-    algorithm, wanted = expected
-    digest = hashlib.new(algorithm)
-    position = 0
-    while position < source.size:
-        piece = source.pread(position, min(4 << 20, source.size - position))
-        digest.update(piece)
-        position += len(piece)
-    if digest.hexdigest() != wanted:
-        raise DamagedError(
-            f"its {algorithm} is {digest.hexdigest()}, the manifest says {wanted}",
-            path=path,
-            clause="OVF-MF-2",
-            hint="the file was changed or damaged after it was exported: copy it again",
-        )
-
-
-def _blob(found: Found, file: FileRef, options: OpenOptions) -> bytes | None:
-    """NVRAM or TPM state; ``None`` where the file is not there."""
-    place = _locate(found, file, options)
-    if place is None:
-        return None
-    if found.members is not None:
-        assert found.container is not None
-        member = found.members[place]
-        if member.disk is not None:
-            return _blob_of_disk(member, options, found.path)
-        size, source = member.size, found.container.slice(member.offset, member.size)
-    else:
-        source = ByteSource.open(place)
-        size = source.size
-    try:
-        if size > MAX_BLOB:
-            raise UnsafeError(f"{size} bytes are no NVRAM", path=f"{found.path}: {escape(place)}")
-        return source.pread(0, size)
-    finally:
-        if found.members is None:
-            source.close()
-
-
-def _blob_of_disk(member: Member, options: OpenOptions, path: str) -> bytes:
-    """NVRAM or TPM state that an archive keeps as it keeps a disk."""
-    assert member.disk is not None
-    if member.size > MAX_BLOB:
-        raise UnsafeError(f"{member.size} bytes are no NVRAM", path=f"{path}:{escape(member.name)}")
-    reader = member.disk(options)
-    try:
-        return reader.read(0, reader.virtual_size)
-    finally:
-        reader.close()
 
 
 def volumes(imported: Imported) -> Sequence[str]:
