@@ -89,6 +89,8 @@ class Machine:
     """``nvram``, ``tpm-state`` and the bundle's other blobs."""
     options: Mapping[str, str] = field(default_factory=dict)
     """``manifest`` (``sha256``, ``sha1``, ``none``) and others that a target documents."""
+    folder: str = ""
+    """Absolute path of the folder that is written, for targets that take no other paths."""
     bundle: str | None = None
     """Path of the bundle, for ``--in-place``."""
     windows: Mapping[str, tuple[int, int]] = field(default_factory=dict)
