@@ -37,7 +37,8 @@ NIC_MODELS = {"virtio-net": "virtio", "ne2k": "ne2k_pci"}
 
 NICS_READ = {
     **{name: name for name in ("e1000", "e1000e", "igb", "vmxnet3", "rtl8139", "pcnet", "tulip")},
-    "virtio": "virtio-net", "ne2k_pci": "ne2k",
+    "virtio": "virtio-net",
+    "ne2k_pci": "ne2k",
 }
 VIRTIO_VARIANTS = ("virtio-transitional", "virtio-non-transitional")
 
@@ -112,22 +113,33 @@ SYSINFO: dict[str, tuple[str, dict[str, str]]] = {
     "system": (
         "system",
         {
-            "manufacturer": "manufacturer", "product": "product", "version": "version",
-            "serial": "serial", "sku": "sku", "family": "family",
+            "manufacturer": "manufacturer",
+            "product": "product",
+            "version": "version",
+            "serial": "serial",
+            "sku": "sku",
+            "family": "family",
         },
     ),
     "baseboard": (
         "baseBoard",
         {
-            "manufacturer": "manufacturer", "product": "product", "version": "version",
-            "serial": "serial", "asset": "asset", "location": "location",
+            "manufacturer": "manufacturer",
+            "product": "product",
+            "version": "version",
+            "serial": "serial",
+            "asset": "asset",
+            "location": "location",
         },
     ),
     "chassis": (
         "chassis",
         {
-            "manufacturer": "manufacturer", "version": "version", "serial": "serial",
-            "asset": "asset", "sku": "sku",
+            "manufacturer": "manufacturer",
+            "version": "version",
+            "serial": "serial",
+            "asset": "asset",
+            "sku": "sku",
         },
     ),
 }

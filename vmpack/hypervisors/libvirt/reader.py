@@ -19,9 +19,20 @@ if TYPE_CHECKING:
 
 SPACES = {names.QEMU_SPACE: "qemu", names.OSINFO_SPACE: "libosinfo"}
 _UNITS = {
-    "b": 1, "bytes": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-    "k": 1 << 10, "KiB": 1 << 10, "M": 1 << 20, "MiB": 1 << 20, "G": 1 << 30, "GiB": 1 << 30,
-    "T": 1 << 40, "TiB": 1 << 40,
+    "b": 1,
+    "bytes": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "k": 1 << 10,
+    "KiB": 1 << 10,
+    "M": 1 << 20,
+    "MiB": 1 << 20,
+    "G": 1 << 30,
+    "GiB": 1 << 30,
+    "T": 1 << 40,
+    "TiB": 1 << 40,
 }
 _VERSIONED = re.compile(r"pc-(q35|i440fx)-[1-9][0-9]?\.[0-9]{1,2}(\.[0-9])?")
 _CPU = re.compile(r"[A-Za-z0-9_-]+-v[1-9][0-9]?")

@@ -109,7 +109,7 @@ def _source(domain: Domain, element: Element, label: str, *, cdrom: bool) -> Fil
         domain.attribute(driver, "name")
     file = None if source is None else _file(domain, source, kind)
     if source is not None:
-        _slices(domain, element, source, label)
+        _slices(domain, element, label)
     for name in _EXTERNAL:
         for child in element.findall(name):
             if name == "backingStore":
@@ -155,7 +155,7 @@ def _has_slices(element: Element) -> bool:
     return any(one.tag == "slices" for one in element.iter())
 
 
-def _slices(domain: Domain, element: Element, source: Element, label: str) -> None:
+def _slices(domain: Domain, element: Element, label: str) -> None:
     if _has_slices(element):
         domain.draft.report.approximated(
             f"{label}/source/slices",

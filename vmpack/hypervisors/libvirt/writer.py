@@ -1,4 +1,4 @@
-"""Writes domain XML that ``virsh define --validate`` accepts. Profile: specs/hypervisors/libvirt.md.
+"""Writes domain XML that ``virsh define --validate`` takes. Profile: specs/hypervisors/libvirt.md.
 
 libvirt takes absolute paths only: the XML names the folder that it is written into, and the bundle
 for ``--in-place``.
@@ -119,7 +119,7 @@ def _plan_blobs(export: Export) -> None:
     if config.firmware.blob is not None and config.firmware.blob in blobs:
         export.blobs["code"] = f"{export.stem}_CODE.fd", blobs[config.firmware.blob]
     if "nvram" in blobs and config.firmware.kind == "uefi":
-        from vmpack.runner.nvram import to_raw
+        from vmpack.machine.nvram import to_raw
 
         export.blobs["nvram"] = f"{export.stem}_VARS.fd", to_raw(blobs["nvram"])
         size = len(export.blobs["nvram"][1])
@@ -308,9 +308,7 @@ def _cpu(export: Export) -> Element:
         report.kept("cpu.model", f"cpu/model {name}")
     attributes = {"mode": "custom", "match": "exact", "check": "partial"}
     made = export.placed("domain/cpu", element("cpu", None, attributes))
-    made.append(
-        element("model", name, {"fallback": "forbid", "vendor_id": cpu.vendor})
-    )
+    made.append(element("model", name, {"fallback": "forbid", "vendor_id": cpu.vendor}))
     if cpu.vendor:
         report.kept("cpu.vendor", "cpu/model@vendor_id")
     topology = {
