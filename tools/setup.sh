@@ -22,9 +22,14 @@ packages=(
     dosfstools /usr/sbin/mkfs.vfat
     e2fsprogs /usr/sbin/mke2fs
     fdisk /usr/sbin/sfdisk
+    genisoimage /usr/bin/isoinfo
     libqcow-utils /usr/bin/qcowinfo
     libvhdi-utils /usr/bin/vhdiinfo
     libvmdk-utils /usr/bin/vmdkinfo
+    libvirt-daemon /usr/sbin/libvirtd
+    libvirt-daemon-driver-qemu /usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so
+    libvirt-clients /usr/bin/virsh
+    swtpm-tools /usr/bin/swtpm_setup
     virt-v2v /usr/bin/virt-v2v
 )
 
