@@ -53,7 +53,7 @@ def test_bash_offers_commands(complete: Callable[[str], list[str]]) -> None:
 
 
 def test_bash_offers_options(complete: Callable[[str], list[str]]) -> None:
-    assert complete("vmpack pack --cl") == ["--cluster-size"]
+    assert complete("vmpack pack --clu") == ["--cluster-size"]
     assert complete("vmpack info x --dig") == ["--digest"]
     assert {"--output", "--version", "--help"} <= set(complete("vmpack --"))
 

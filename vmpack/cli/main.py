@@ -30,6 +30,7 @@ COMMANDS = {
     "info": "show what an image or a bundle is",
     "check": "check the integrity of a bundle or an image",
     "compare": "compare the content of two disks, whatever their formats",
+    "lint": "find what stands in a machine's way at a target",
     "convert": "convert a disk image into another format",
     "map": "show which ranges of a disk hold data",
     "measure": "show how many bytes a conversion would need",

@@ -229,6 +229,11 @@ MANIFEST = option(
     choices=("sha256", "sha1", "none"),
     help="digests in an OVF's manifest (default: sha256)",
 )
+NO_LINT = option(
+    "--no-lint",
+    name="no_lint",
+    help="do not look for what stands in the machine's way at the target (vmpack lint)",
+)
 NO_VERIFY = option(
     "--no-verify", name="no_verify", help="do not prove the content that was written"
 )

@@ -68,6 +68,7 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
             config_path=arguments.config,
             disks=disks,
             blobs=blobs,
+            cloud_init=arguments.cloud_init,
             name=arguments.machine_name,
             identity=arguments.identity,
             level=DEFAULT_LEVEL if arguments.level is None else arguments.level,
@@ -99,7 +100,7 @@ def _pack_state(arguments: SimpleNamespace, progress: Progress) -> PackResult:
     from vmpack.formats.qcow2.writer import DEFAULT_LEVEL
     from vmpack.ops.derive import pack_state
 
-    others = ("format", "config", "disks", "blobs", "machine_name", "cluster_size")
+    others = ("format", "config", "disks", "blobs", "cloud_init", "machine_name", "cluster_size")
     if len(arguments.sources) != 1 or any(getattr(arguments, name) for name in others):
         raise UsageError(
             "takes one bundle, and no option that changes the machine",
@@ -177,6 +178,12 @@ COMMAND = Command(
             metavar="NAME=PATH",
             many=True,
             help="a file to carry along under NAME: NVRAM, TPM state (repeat)",
+        ),
+        option(
+            "--cloud-init",
+            name="cloud_init",
+            metavar="FILE",
+            help="user data for cloud-init, added as a CD-ROM (disk seed)",
         ),
         STATE,
         option("--name", name="machine_name", metavar="NAME", help="the machine's name"),

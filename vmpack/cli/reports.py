@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from vmpack.binary import escape
+
+if TYPE_CHECKING:
+    from vmpack.ops.lint_codes import LintFinding
 
 MOST = 40
 """Fields that the terminal shows of each kind; ``--report`` and ``--output json`` have all."""
@@ -28,3 +31,12 @@ def _part(part: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {verdict}  {escape(one['field'])}: {escape(one.get('detail', ''))}"
         if len(items) > MOST:
             yield f"  and {len(items) - MOST} more {verdict}; --report FILE has them all"
+
+
+def finding_lines(findings: Sequence[LintFinding]) -> Iterator[str]:
+    """Lines about what lint found: what it is, and below it what to do."""
+    for one in findings[:MOST]:
+        yield f"{one.severity}: {one.code}: {escape(one.message)}"
+        yield f"  {one.hint}"
+    if len(findings) > MOST:
+        yield f"and {len(findings) - MOST} more findings; --output json has them all"

@@ -13,6 +13,7 @@ from vmpack.cli.options import (
     FORCE,
     IDENTITY,
     MANIFEST,
+    NO_LINT,
     NO_VERIFY,
     REPORT,
     STRICT,
@@ -20,7 +21,7 @@ from vmpack.cli.options import (
     Command,
     option,
 )
-from vmpack.cli.reports import report_lines
+from vmpack.cli.reports import finding_lines, report_lines
 from vmpack.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def _require_plain(arguments: SimpleNamespace) -> None:
         "--identity": arguments.identity not in (None, "keep"),
         "--in-place": arguments.in_place,
         "--manifest": arguments.manifest is not None,
+        "--no-lint": arguments.no_lint,
         "--strict": arguments.strict,
         "--report": arguments.report is not None,
     }
@@ -88,6 +90,7 @@ def _export(console: Console, arguments: SimpleNamespace) -> ExportResult:
             options={} if arguments.manifest is None else {"manifest": arguments.manifest},
             in_place=arguments.in_place,
             strict=arguments.strict,
+            lint=not arguments.no_lint,
             force=arguments.force,
             verify=not arguments.no_verify,
             progress=progress,
@@ -110,6 +113,7 @@ def _export_lines(result: ExportResult, took: str) -> Iterator[str]:
     rows = [(f"disk {escape(disk_id)}", escape(path)) for disk_id, path in result.disks]
     yield from fields([*rows, *(("file", escape(path)) for path in result.files)], indent=2)
     yield from report_lines(result.report)
+    yield from finding_lines(result.findings)
     if result.instructions:
         yield "to import it:"
         yield from (f"  {line}" for line in result.instructions)
@@ -146,6 +150,7 @@ COMMAND = Command(
             help="leave the disks in the bundle (libvirt only)",
         ),
         MANIFEST,
+        NO_LINT,
         STRICT,
         REPORT,
         NO_VERIFY,

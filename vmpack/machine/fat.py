@@ -87,7 +87,7 @@ class FatVolume:
             )
 
     def find(self, path: str) -> FatFile | None:
-        """The file or folder ``path``, components between ``/`` or ``\\``, in any case."""
+        """The file or folder ``path``, in any case; backslashes between components will do."""
         found: FatFile | None = None
         parts = [part for part in path.replace("\\", "/").split("/") if part]
         if len(parts) > MAX_DEPTH:

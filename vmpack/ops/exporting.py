@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vmpack import formats
@@ -17,6 +17,7 @@ from vmpack.errors import OutputError, UsageError, from_os_error
 from vmpack.formats.base import CreateOptions, ImageReader, Job
 from vmpack.hypervisors.base import DiskFile, Machine, Plan, TextFile, WrittenDisk
 from vmpack.ops.create import require_options, writable
+from vmpack.ops.lint import lint_machine, require_fit
 from vmpack.ops.writing import NewImage
 from vmpack.output import Output
 from vmpack.progress import SILENT, Progress
@@ -24,6 +25,7 @@ from vmpack.source import ByteSource
 
 if TYPE_CHECKING:
     from vmpack.hypervisors.base import Hypervisor
+    from vmpack.ops.lint_codes import LintFinding
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class ExportResult:
     instructions: tuple[str, ...]
     """Commands that import it."""
     sync_seconds: float
+    findings: tuple[LintFinding, ...] = ()
+    """What lint says of the machine there; nothing that the target cannot hold."""
 
     def as_dict(self) -> dict[str, object]:
         """The JSON document."""
@@ -49,6 +53,7 @@ class ExportResult:
             "disks": [{"id": disk_id, "filename": path} for disk_id, path in self.disks],
             "files": list(self.files),
             "report": dict(self.report),
+            "findings": [one.as_dict() for one in self.findings],
             "instructions": list(self.instructions),
             "sync-milliseconds": round(self.sync_seconds * 1000),
         }
@@ -64,19 +69,23 @@ def export(
     force: bool = False,
     verify: bool = True,
     strict: bool = False,
+    lint: bool = True,
     workers: int | None = None,
     progress: Progress = SILENT,
 ) -> ExportResult:
     """Write ``machine`` for ``target`` into ``folder``, which is made if it is absent.
 
     ``readers`` gives each disk's content by id. ``verify`` reads disks back (a container's streams
-    are not read back). ``strict`` refuses a machine of which something would be dropped.
+    are not read back). ``strict`` refuses a machine of which something would be dropped. ``lint``
+    looks at the machine first, and refuses one that the target cannot hold.
 
     Raises :class:`UsageError` for a target that cannot be written, :class:`UnsupportedError` for
     what the target cannot hold, :class:`OutputError` when a file exists or cannot be written.
     """
     if target.plan is None:
         raise UsageError(f"{target.name} is read, not written", hint="choose another target")
+    findings = lint_machine(target, machine.config, readers, machine.blobs) if lint else ()
+    require_fit(findings, folder)
     plan = target.plan(machine)
     if strict:
         plan.report.require_nothing_dropped(folder)
@@ -90,7 +99,7 @@ def export(
     finally:
         if not done:
             remove_folders(made)
-    return result
+    return replace(result, findings=findings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from vmpack import hypervisors
 from vmpack.binary import escape
 from vmpack.errors import InputError, UnsafeError, UnsupportedError, UsageError
 from vmpack.formats.base import OpenOptions
-from vmpack.hypervisors.base import MAX_CONFIG, ConfigSource, Hypervisor, Imported
+from vmpack.hypervisors.base import MAX_CONFIG, ConfigSource, FileRef, Hypervisor, Imported
 from vmpack.ops.import_files import blob, check_manifest, locate, open_ref
 from vmpack.source import ByteSource
 
@@ -262,15 +262,22 @@ def open_disks(
     return Opened(readers, paths, blobs)
 
 
-def _require_found(
-    found: Found, imported: Imported, given: Mapping[str, str], options: OpenOptions
-) -> None:
-    """Every disk has a file, or one error names all that lack one."""
-    lost = [
+def missing_disks(
+    found: Found, imported: Imported, given: Collection[str], options: OpenOptions
+) -> list[tuple[str, FileRef]]:
+    """The disks, by id, whose file is neither ``given`` nor found where it may be opened."""
+    return [
         (disk_id, file)
         for disk_id, file in imported.disks.items()
         if disk_id not in given and not file.blank and locate(found, file, options) is None
     ]
+
+
+def _require_found(
+    found: Found, imported: Imported, given: Mapping[str, str], options: OpenOptions
+) -> None:
+    """Every disk has a file, or one error names all that lack one."""
+    lost = missing_disks(found, imported, given, options)
     if not lost:
         return
     disk_id, file = lost[0]

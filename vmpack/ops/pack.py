@@ -22,7 +22,7 @@ from vmpack.formats.base import OpenOptions
 from vmpack.formats.qcow2.writer import DEFAULT_LEVEL
 from vmpack.machine import canonical
 from vmpack.ops.opening import sources_of
-from vmpack.ops.pack_sources import Gathered, PackDisk, check_unchanged, gather
+from vmpack.ops.pack_sources import Gathered, PackDisk, check_unchanged, gather, memory_disk
 from vmpack.output import Output
 from vmpack.progress import SILENT, Progress
 from vmpack.source import ByteSource
@@ -76,6 +76,7 @@ def pack(
     config_path: PathLike | None = None,
     disks: Mapping[str, PathLike] | None = None,
     blobs: Mapping[str, PathLike] | None = None,
+    cloud_init: PathLike | None = None,
     name: str | None = None,
     identity: Identity = "keep",
     level: int = DEFAULT_LEVEL,
@@ -97,8 +98,10 @@ def pack(
     ``config`` or the TOML file ``config_path`` describes the machine; what it leaves open is
     pinned from vmpack's own table. Images take the ids of the config's disks in order, then
     ``root``, ``disk1``, ``disk2``...; ``disks`` gives an image to an id by name. ``blobs`` are
-    files to keep, by name (``nvram`` and ``tpm-state`` are the machine's). ``cluster_size`` in
-    bytes holds for all disks. ``max_size`` bounds each disk's virtual size in bytes.
+    files to keep, by name (``nvram`` and ``tpm-state`` are the machine's). ``cloud_init`` is user
+    data that becomes a CD-ROM for cloud-init, the disk ``seed``.
+    ``cluster_size`` in bytes holds for all disks. ``max_size`` bounds each disk's virtual size in
+    bytes.
 
     Raises :class:`UsageError` for arguments that do not fit together, :class:`InputError`,
     :class:`RefusedError` or :class:`DamagedError` for sources, :class:`OutputError` for the output;
@@ -133,7 +136,10 @@ def pack(
             options=options,
             max_size=max_size,
         )
-        opened, wanted = gathered.disks, gathered.config
+        wanted = gathered.config
+        opened = list(gathered.disks)
+        if cloud_init is not None:
+            opened.append(_seed(stack, cloud_init, opened, wanted, name))
         if strict and gathered.report is not None:
             gathered.report.require_nothing_dropped(os.fspath(sources[0]))
         inputs = [source for one in opened for source in sources_of(one.reader)]
@@ -192,6 +198,27 @@ class _Guarded:
         if self._early.done():
             self._early.result()
         self._inner.advance(done_bytes)
+
+
+def _seed(
+    stack: ExitStack,
+    user_data: PathLike,
+    opened: Sequence[PackDisk],
+    config: MachineConfig | None,
+    name: str | None,
+) -> PackDisk:
+    """The disk from which cloud-init takes ``user_data``."""
+    from vmpack.ops.seed import DISK_ID, seed_image
+
+    if DISK_ID in {one.id for one in opened}:
+        raise UsageError(
+            f"there is a disk {DISK_ID!r} already",
+            field="--cloud-init",
+            hint="call it something else",
+        )
+    known = config.name if config is not None else None
+    called = name or known or (_default_name(opened[0].path) if opened else "vm")
+    return memory_disk(stack, DISK_ID, "seed.iso", seed_image(user_data, config, called))
 
 
 def _check_level(level: int) -> None:

@@ -8,10 +8,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from vmpack import formats
 from vmpack.bundle.writer import check_disk_id
 from vmpack.errors import InputError, UsageError
 from vmpack.formats.base import ImageReader, OpenOptions
 from vmpack.ops.opening import open_image, require_idle, require_max_size, sources_of
+from vmpack.source import ByteSource
 
 if TYPE_CHECKING:
     from vmpack.hypervisors.report import Report
@@ -149,6 +151,17 @@ def _open_disk(
     require_idle(reader)
     require_max_size(reader, max_size)
     return PackDisk(disk_id, path, reader, _stamp(reader))
+
+
+def memory_disk(stack: ExitStack, disk_id: str, name: str, data: bytes) -> PackDisk:
+    """A raw disk that exists in memory only; ``stack`` closes it."""
+    fd = os.memfd_create("vmpack-disk", os.MFD_CLOEXEC)
+    source = ByteSource(fd, path=name, size=len(data), owns_fd=True)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(data)
+    reader = formats.get("raw").open(source, OpenOptions())
+    stack.callback(reader.close)
+    return PackDisk(disk_id, name, reader, _stamp(reader))
 
 
 def _stamp(reader: ImageReader) -> list[tuple[int, int]]:

@@ -36,6 +36,7 @@ def export_bundle(
     options: Mapping[str, str] | None = None,
     in_place: bool = False,
     strict: bool = False,
+    lint: bool = True,
     force: bool = False,
     verify: bool = True,
     workers: int | None = None,
@@ -44,7 +45,8 @@ def export_bundle(
     """Write the machine in ``bundle`` for the hypervisor ``to``. The bundle stays as it is.
 
     ``options`` are the target's own (``manifest``: ``sha256``, ``sha1`` or ``none``).
-    ``in_place`` leaves the disks in the bundle, where the target can use them there.
+    ``in_place`` leaves the disks in the bundle, where the target can use them there. Without
+    ``lint`` a machine that the target cannot hold, as far as vmpack knows, is written all the same.
     Raises as :func:`vmpack.ops.exporting.export`, and what opening the bundle raises.
     """
     from vmpack.bundle import Bundle
@@ -69,6 +71,7 @@ def export_bundle(
             disks=_facts(readers),
             blobs={blob.name: opened.blob(blob.name) for blob in manifest.blobs},
             options=dict(options or {}),
+            folder=os.path.abspath(os.fspath(out_dir)),
             bundle=os.path.abspath(os.fspath(bundle)) if in_place else None,
             windows={disk.id: (disk.window_offset, disk.window_size) for disk in manifest.disks}
             if in_place
@@ -83,6 +86,7 @@ def export_bundle(
             force=force,
             verify=verify,
             strict=strict,
+            lint=lint,
             workers=workers,
             progress=progress,
         )
@@ -101,6 +105,7 @@ def transfer(
     parents: Sequence[str] = (),
     max_size: int | None = None,
     strict: bool = False,
+    lint: bool = True,
     force: bool = False,
     verify: bool = True,
     workers: int | None = None,
@@ -122,6 +127,7 @@ def transfer(
             identity=identity,
             options=options,
             strict=strict,
+            lint=lint,
             force=force,
             verify=verify,
             workers=workers,
@@ -149,6 +155,7 @@ def transfer(
             disks=_facts(readers),
             blobs=gathered.blobs,
             options=dict(options or {}),
+            folder=os.path.abspath(os.fspath(out_dir)),
         )
         result = export(
             target,
@@ -159,6 +166,7 @@ def transfer(
             force=force,
             verify=verify,
             strict=strict,
+            lint=lint,
             workers=workers,
             progress=progress,
         )
