@@ -23,6 +23,7 @@ packages=(
     e2fsprogs /usr/sbin/mke2fs
     fdisk /usr/sbin/sfdisk
     genisoimage /usr/bin/isoinfo
+    shellcheck /usr/bin/shellcheck
     libqcow-utils /usr/bin/qcowinfo
     libvhdi-utils /usr/bin/vhdiinfo
     libvmdk-utils /usr/bin/vmdkinfo

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from vmpack.hypervisors.base import Hypervisor
 
 _MODULES: dict[str, str] = {
+    "qemu": "vmpack.hypervisors.qemu",
     "vmware": "vmpack.hypervisors.vmware",
+    "libvirt": "vmpack.hypervisors.libvirt",
 }
 
 

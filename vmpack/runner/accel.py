@@ -25,15 +25,25 @@ from vmpack.runner.options import Accel, Qemu
 from vmpack.runner.parent import die_with_parent
 from vmpack.runner.qemu import INSTALL, features, identity
 
-__all__ = ["Verdict", "choose", "kvm_verdict", "probe", "probe_rom", "tcg_verdict"]
+__all__ = [
+    "HALT",
+    "PROBE_RIGHT",
+    "Verdict",
+    "choose",
+    "kvm_verdict",
+    "probe",
+    "probe_rom",
+    "tcg_verdict",
+]
 
 PROBE = Path(__file__).with_name("data") / "probe.bin"
 PROBE_LIMIT_S = 3.0
 """Working KVM takes about 0.1 s, QEMU's own start included; TCG 0.1 to 0.9 s."""
 ROM_SIZE = 64 << 10
-_RIGHT = 2 * 0x12 + 1
+PROBE_RIGHT = 2 * 0x12 + 1
+"""QEMU's exit code when the probe came out right."""
 _WRONG = {2 * 0x11 + 1: "lost an exception", 2 * 0x10 + 1: "computed a wrong result"}
-_HALT = b"\xf4"
+HALT = b"\xf4"
 _DEVICE = Path("/dev/kvm")
 _CACHE = "kvm.json"
 _INTERNAL_ERROR = b"KVM internal error"
@@ -173,8 +183,8 @@ def probe_rom() -> bytes:
     """The probe as a ROM of 64 KiB: its code first, the rest HLT, a jump to it at the reset."""
     code = PROBE.read_bytes()
     jump = b"\xe9" + ((-0xFFF3) & 0xFFFF).to_bytes(2, "little")
-    rom = code + _HALT * (0xFFF0 - len(code)) + jump
-    return rom + _HALT * (ROM_SIZE - len(rom))
+    rom = code + HALT * (0xFFF0 - len(code)) + jump
+    return rom + HALT * (ROM_SIZE - len(rom))
 
 
 def probe(qemu: Qemu, accel: Accel) -> tuple[bool, str]:
@@ -217,7 +227,7 @@ def _judge(argv: list[str], rom: int) -> tuple[bool, str]:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     took = f"{time.monotonic() - started:.1f} s"
-    if code == _RIGHT:
+    if code == PROBE_RIGHT:
         return True, f"the probe ran right in {took}"
     if _INTERNAL_ERROR in words:
         return False, f"the probe stopped with an internal error of KVM after {took}"

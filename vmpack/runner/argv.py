@@ -8,7 +8,7 @@ Nothing from a bundle's config reaches it unescaped: machine, CPU and device nam
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from vmpack.errors import PinUnavailableError
 from vmpack.machine import hardware as hw
@@ -16,10 +16,19 @@ from vmpack.machine.config import MachineConfig
 from vmpack.runner.blocks import CODE, NVRAM, Node, block_nodes
 from vmpack.runner.devices import console_port, devices, network_backends
 from vmpack.runner.display import display_words, is_window
-from vmpack.runner.options import Plan
+from vmpack.runner.options import Accel, Plan
 from vmpack.units import MiB
 
-__all__ = ["build_argv", "ends_at_reset"]
+__all__ = [
+    "SANDBOX",
+    "accel_words",
+    "board_words",
+    "build_argv",
+    "ends_at_reset",
+    "escape",
+    "json_words",
+    "objects",
+]
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,resourcecontrol=deny,spawn="
 TRANSLATION_CACHE_MIB = 128
@@ -34,21 +43,36 @@ def build_argv(plan: Plan) -> list[str]:
         *("-nodefaults", "-no-user-config", "-S"),
         # The libraries of a window start threads and helpers in ways that are killed otherwise.
         *("-sandbox", SANDBOX + ("allow" if is_window(plan.options.display) else "deny")),
-        *_board(plan),
-        *_smbios(plan.config, uefi=plan.firmware.kind == "uefi"),
+        *accel_words(plan.accel),
+        *board_words(plan),
         *display_words(plan.options.display),
-        *("-boot", "strict=on"),
         # QEMU stays, paused, when the guest is done: its last screen can still be read.
         *("-action", f"reboot={'shutdown' if ends_at_reset(plan.config) else 'reset'}"),
         *("-action", "shutdown=pause,panic=pause,watchdog=reset"),
         *_descriptors(plan),
         *_character_devices(plan),
-        *_json("-object", _objects(plan)),
-        *_json("-blockdev", block_nodes(plan)),
-        *_json("-netdev", network_backends(plan)),
-        *_json("-device", devices(plan)),
+        *json_words("-object", objects(plan)),
+        *json_words("-blockdev", block_nodes(plan)),
+        *json_words("-netdev", network_backends(plan)),
+        *json_words("-device", devices(plan)),
         *plan.options.qemu_args,
     ]
+
+
+def accel_words(accel: Accel) -> list[str]:
+    """The accelerator's words."""
+    if accel == "kvm":
+        return ["-accel", "kvm"]
+    return ["-accel", f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}"]
+
+
+def board_words(plan: Plan) -> list[str]:
+    """Machine, CPU, memory, clock, firmware strings: all that takes no file and no descriptor.
+
+    Raises :class:`PinUnavailableError` for a config that is not pinned.
+    """
+    smbios = _smbios(plan.config, uefi=plan.firmware.kind == "uefi")
+    return [*_board(plan), *smbios, "-boot", "strict=on"]
 
 
 def ends_at_reset(config: MachineConfig) -> bool:
@@ -61,7 +85,8 @@ def escape(value: object) -> str:
     return str(value).replace(",", ",,")
 
 
-def _json(option: str, nodes: Iterator[Node]) -> list[str]:
+def json_words(option: str, nodes: Iterable[Node]) -> list[str]:
+    """``option`` and the JSON of each node."""
     return [word for node in nodes for word in (option, json.dumps(node))]
 
 
@@ -84,10 +109,6 @@ def _board(plan: Plan) -> Iterator[str]:
     machine |= {"pflash1": NVRAM} if "nvram" in plan.fdsets else {}
     machine |= {"smm": "on"} if plan.firmware.secure_boot else {}
     yield from ("-machine", _option(config.machine, machine))
-    if plan.accel == "kvm":
-        yield from ("-accel", "kvm")
-    else:
-        yield from ("-accel", f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}")
     yield from ("-cpu", _cpu(config.cpu))
     yield from ("-smp", _topology(config.cpu, options.cpus))
     yield from ("-m", f"{(options.memory or config.memory or 0) // MiB}M")
@@ -161,7 +182,8 @@ def _character_devices(plan: Plan) -> Iterator[str]:
         yield from ("-tpmdev", "emulator,id=tpm-backend,chardev=tpm")
 
 
-def _objects(plan: Plan) -> Iterator[Node]:
+def objects(plan: Plan) -> Iterator[Node]:
+    """Backends of the host that devices take."""
     if plan.config.rng.model == "virtio-rng":
         # Needs no file of the host, unlike rng-random.
         yield {"qom-type": "rng-builtin", "id": "randomness"}
