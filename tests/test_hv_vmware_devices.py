@@ -182,7 +182,7 @@ def test_network_cards(word: str, guest: str, model: str, verdict: str) -> None:
     ],
 )
 def test_addresses_are_not_lost(lines: list[str], mac: str | None) -> None:
-    """xenadmin#128: a generated address is the card's as much as a fixed one."""
+    """VMX-NIC-1, xenadmin#128: a generated address is the card's as much as a fixed one."""
     gone: dict[str, str | None] = {"ethernet0.addressType": None, "ethernet0.address": None}
     imported = read_vmx(vmx_text(*(f"ethernet0.{line}" for line in lines), **gone))
     [nic] = imported.config.nics or ()
@@ -280,6 +280,7 @@ def test_a_chain_of_snapshots_is_flattened_where_that_is_allowed(tmp_path: Path)
 
 
 def test_a_disk_that_is_elsewhere_is_asked_for(tmp_path: Path) -> None:
+    """VMX-DISK-1."""
     changes: dict[str, str | None] = {"scsi0:0.fileName": "/vmfs/volumes/1/shop/shop.vmdk"}
     path = write_machine(tmp_path / "in", vmx_text(**changes), ())
     with pytest.raises(UsageError, match="shop") as caught:

@@ -194,7 +194,7 @@ def test_processors(count: str | None, per_socket: str | None, cpu: tuple[int, i
     ("lines", "kind", "secure"),
     [
         ([], "bios", None),
-        (['firmware = "efi"'], "uefi", None),
+        (['firmware = "efi"'], "uefi", False),
         (['firmware = "EFI"', 'uefi.secureBoot.enabled = "TRUE"'], "uefi", True),
         (['firmware = "efi"', 'uefi.secureBoot.enabled = "FALSE"'], "uefi", False),
     ],
@@ -323,7 +323,7 @@ HOST = (
 
 @pytest.mark.parametrize("value", HOST)
 def test_no_path_of_a_host_gets_into_a_config(value: str) -> None:
-    """CFG-FORM-4."""
+    """CFG-FORM-4, VMX-HOST-1."""
     keys = ["scsi0:0.fileName", "nvram", "serial0.fileName", "ethernet0.vnet", "workingDir"]
     keys += ["sharedFolder0.hostPath", "floppy0.fileName", "ide1:0.fileName", "sched.swap.x"]
     changes: dict[str, str | None] = dict.fromkeys(keys, value.replace("\\\\", "\\"))

@@ -63,24 +63,30 @@ def places(disks: Sequence[Disk], family: str | None, hardware: int) -> list[Pla
     found: dict[int, Place] = {}
     taken: set[tuple[str, int, int]] = set()
     owners: dict[tuple[str, int], str] = {}
-    order = sorted(range(len(disks)), key=lambda index: (disks[index].port is None, index))
-    for index in sorted(order, key=lambda index: disks[index].bus not in _FAMILY):
-        disk = disks[index]
+
+    def take(index: int, bus: str, controller: int, unit: int) -> bool:
+        key = (_FAMILY[bus], controller)
+        if owners.get(key, bus) != bus or (*key, unit) in taken:
+            return False
+        owners[key] = bus
+        taken.add((*key, unit))
+        found[index] = Place(bus, controller, unit, _moved(disks[index], bus, controller, unit))
+        return True
+
+    # Nobody is moved to a place that another disk has already.
+    for index, disk in enumerate(disks):
+        own = _own_place(disk, hardware)
+        if own is not None:
+            take(index, disk.bus or "", *own)
+    for index, disk in enumerate(disks):
         bus = target_bus(disk, family)
-        for controller, unit in _candidates(disk, bus, hardware):
-            key = (_FAMILY[bus], controller)
-            if owners.get(key, bus) != bus or (*key, unit) in taken:
-                continue
-            owners[key] = bus
-            taken.add((*key, unit))
-            found[index] = Place(bus, controller, unit, _moved(disk, bus, controller, unit))
-            break
-        else:
-            raise UnsupportedError(
-                f"VMware has no place left on {bus} for disk {disk.id!r}",
-                field=f"disk[{index}]",
-                hint=f"{_CONTROLLERS[_FAMILY[bus]]} controllers are all: put it on another bus",
-            )
+        if index in found or any(take(index, bus, *one) for one in _others(disk, bus, hardware)):
+            continue
+        raise UnsupportedError(
+            f"VMware has no place left on {bus} for disk {disk.id!r}",
+            field=f"disk[{index}]",
+            hint=f"{_CONTROLLERS[_FAMILY[bus]]} controllers are all: put it on another bus",
+        )
     return [found[index] for index in range(len(disks))]
 
 
@@ -92,18 +98,23 @@ def _moved(disk: Disk, bus: str, controller: int, unit: int) -> bool:
     return (disk.controller or 0, disk.port or 0) != (controller, unit)
 
 
-def _candidates(disk: Disk, bus: str, hardware: int) -> Iterator[tuple[int, int]]:
-    """``(controller, unit)``: the config's own, its controller's others, then all others."""
-    units = _units(bus, hardware)
-    controllers = list(range(_CONTROLLERS[_FAMILY[bus]]))
-    if bus == "ide":
-        if disk.port is not None:
-            yield disk.port, disk.unit or 0
-    elif disk.bus == bus and disk.controller in controllers:
-        assert disk.controller is not None
-        if disk.port in units:
-            yield disk.controller, disk.port
-        controllers.sort(key=lambda number: number != disk.controller)
+def _own_place(disk: Disk, hardware: int) -> tuple[int, int] | None:
+    """Controller and unit that the config has, where VMware has them too."""
+    if disk.bus == "ide" and disk.port is not None:
+        return disk.port, disk.unit or 0
+    if disk.bus in (None, "ide", "nvme") or disk.bus not in _FAMILY or disk.port is None:
+        return None
+    controller = disk.controller or 0
+    if controller < _CONTROLLERS[_FAMILY[disk.bus]] and disk.port in _units(disk.bus, hardware):
+        return controller, disk.port
+    return None
+
+
+def _others(disk: Disk, bus: str, hardware: int) -> Iterator[tuple[int, int]]:
+    """Every place on ``bus``: the config's controller and unit first."""
+    wanted = (disk.controller, disk.port) if disk.bus == bus else (None, None)
+    controllers = sorted(range(_CONTROLLERS[_FAMILY[bus]]), key=lambda one: one != wanted[0])
+    units = sorted(_units(bus, hardware), key=lambda one: one != wanted[1])
     for controller in controllers:
         for unit in units:
             yield controller, unit

@@ -221,10 +221,9 @@ def _firmware(reading: Reading) -> None:
         source = vmx.spelt("firmware") if word else "firmware (absent: bios)"
         reading.draft.set("firmware.kind", "bios", source)
         reading.used.add("firmware")
-    if word == "efi" and vmx.flag("uefi.secureBoot.enabled"):
-        reading.set("firmware.secure-boot", True, "uefi.secureBoot.enabled")
-    elif word == "efi" and "uefi.secureBoot.enabled" in vmx:
-        reading.set("firmware.secure-boot", False, "uefi.secureBoot.enabled")
+    if word == "efi":
+        reading.draft.data["firmware"]["secure-boot"] = vmx.flag("uefi.secureBoot.enabled")
+        reading.kept("uefi.secureBoot.enabled", "firmware.secure-boot")
     _nvram(reading)
     if vmx.flag("vtpm.present"):
         reading.set(
