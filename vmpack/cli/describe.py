@@ -20,6 +20,9 @@ SIZES = frozenset({"virtual-size", "actual-size", "cluster-size", "vm-state-size
 
 def describe(document: Document, console: Console) -> Iterator[str]:
     """Lines about an image, its chain of backing files or a bundle."""
+    if isinstance(document.get("report"), Mapping):
+        yield from _machine(document, console)
+        return
     yield from (_bundle if document.get("format") == "vmpack" else _image)(document, console)
     for backing in _maps(document.get("chain")):
         yield ""
@@ -59,6 +62,7 @@ def _bundle(document: Document, console: Console) -> Iterator[str]:
     ]
     yield from fields((name, value) for name, value in rows if value)
     yield from _disks(_maps(document.get("disks")))
+    yield from _nvram(document.get("nvram"))
     blobs = _maps(document.get("blobs"))
     if blobs:
         yield ""
@@ -71,6 +75,55 @@ def _bundle(document: Document, console: Console) -> Iterator[str]:
             right=("size", "stored"),
             most=MOST,
         )
+
+
+def _nvram(state: object) -> Iterator[str]:
+    """What the firmware was told to start."""
+    if not isinstance(state, Mapping):
+        return
+    yield ""
+    if "problem" in state:
+        yield f"NVRAM: {_text(state, 'problem')}"
+        return
+    secure = "on" if _at(state, "secure-boot") is True else "off"
+    keys = "" if _at(state, "platform-key") is True else ", no platform key"
+    yield f"NVRAM: Secure Boot {secure}{keys}"
+    rows = [
+        (_text(one, "name"), clip(_text(one, "description")), clip(_text(one, "path")))
+        for one in _maps(_at(state, "boot-entries"))
+    ]
+    if rows:
+        yield from table(("entry", "description", "device path"), rows, most=MOST)
+
+
+def _machine(document: Document, console: Console) -> Iterator[str]:
+    """A machine of another hypervisor, as it would be packed."""
+    from vmpack.cli.reports import report_lines
+
+    rows = [
+        ("machine", console.style(_text(document, "filename"), BOLD)),
+        ("of", _text(document, "title")),
+        ("name", _text(document, "name")),
+        ("state", "running: it cannot be packed" if document.get("running") is True else ""),
+        ("hardware", machine_line(document.get("config"))),
+        ("network", _nics(document.get("config"))),
+    ]
+    yield from fields((name, value) for name, value in rows if value)
+    disks = [
+        (
+            _text(disk, "id"),
+            clip(_text(disk, "filename")),
+            "volume" if disk.get("volume") is True else "" if disk.get("found") else "not there",
+        )
+        for disk in _maps(document.get("disks"))
+    ]
+    if disks:
+        yield ""
+        yield from table(("disk", "file", ""), disks, most=MOST)
+        yield ""
+    report = document.get("report")
+    if isinstance(report, Mapping):
+        yield from report_lines(report)
 
 
 def _disks(disks: Sequence[Document]) -> Iterator[str]:

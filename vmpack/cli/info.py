@@ -1,4 +1,4 @@
-"""``vmpack info``: what an image or a bundle is."""
+"""``vmpack info``: what an image, a bundle or a machine's config is."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
 
 COMMAND = Command(
     "info",
-    "Show what an image or a bundle is. Nothing but the file itself is opened, and no guest data\n"
-    "is read, unless asked for.",
+    "Show what an image, a bundle or another hypervisor's machine is. Nothing but the file itself\n"
+    "is opened, and no guest data is read, unless asked for.",
     (
         PATH,
         FORMAT,

@@ -1,12 +1,13 @@
-"""What an image or a bundle is: one file opened, read-only, and nothing of the guest read."""
+"""What an image, a bundle or a config is: one file opened, read-only, nothing of the guest read."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vmpack.formats import RAW_SUFFIXES
 from vmpack.ops.opening import Path, is_bundle, open_image, parse_target, sources_of
 from vmpack.progress import SILENT, Progress
 
@@ -42,18 +43,23 @@ def info(
     workers: int | None = None,
     progress: Progress = SILENT,
 ) -> InfoResult:
-    """The facts of an image, of a bundle, or of a bundle's disk (``app.vmpack#root``).
+    """The facts of an image, of a bundle, of a bundle's disk (``app.vmpack#root``), or of a config.
+
+    Of another hypervisor's config its machine as ``pack`` would take it over; its disks are not
+    opened, and may be absent.
 
     ``digest`` reads the guest's data for its content digest; a bundle has them recorded.
     Raises what opening raises; an image that cannot be read (encrypted, backing file not allowed)
     still has its facts shown, unless ``digest`` asks for its data.
     """
     whole = parse_target(path)[1] is None
-    if whole and (format == "vmpack" or (format is None and _bundle(path))):
-        from vmpack.bundle import Bundle
-
-        with Bundle.open(path) as bundle:
-            return InfoResult([bundle.info_dict()])
+    listed = os.fspath(path).startswith("libvirt:") or os.path.isdir(path)
+    if whole and not listed and (format == "vmpack" or (format is None and _bundle(path))):
+        return InfoResult([_bundle_document(path)])
+    if whole and format is None and not os.fspath(path).lower().endswith((*RAW_SUFFIXES, "-")):
+        machine = _machine_document(path)
+        if machine is not None:
+            return InfoResult([machine])
     from vmpack.formats.base import OpenOptions
 
     options = OpenOptions(
@@ -83,6 +89,63 @@ def info(
 
 def _bundle(path: Path) -> bool:
     return os.fspath(path) != "-" and is_bundle(path)
+
+
+def _bundle_document(path: Path) -> dict[str, object]:
+    from vmpack.bundle import Bundle
+
+    with Bundle.open(path) as bundle:
+        document = bundle.info_dict()
+        if any(blob.name == "nvram" for blob in bundle.manifest.blobs):
+            document["nvram"] = _nvram(lambda: bundle.blob("nvram"))
+    return document
+
+
+def _nvram(read: Callable[[], bytes]) -> dict[str, object]:
+    """What a variable store says of starting, or what is wrong with it."""
+    from vmpack.errors import VmpackError
+    from vmpack.machine.boot_entries import firmware_state
+    from vmpack.machine.nvram import parse, to_raw
+
+    try:
+        return firmware_state(parse(to_raw(read()))).as_dict()
+    except VmpackError as exc:
+        return {"problem": exc.message}
+
+
+def _machine_document(path: Path) -> dict[str, object] | None:
+    """The machine that a foreign config describes; ``None`` where ``path`` is no config."""
+    from vmpack.ops import importing
+
+    found = importing.find(path)
+    if found is None:
+        return None
+    try:
+        imported = importing.read_config(found)
+        from vmpack.formats.base import OpenOptions
+
+        lost = {one for one, _ in importing.missing_disks(found, imported, (), OpenOptions())}
+    finally:
+        found.close()
+    disks = [
+        {
+            "id": disk_id,
+            "filename": file.name,
+            "volume": file.is_volume,
+            "found": disk_id not in lost,
+        }
+        for disk_id, file in imported.disks.items()
+    ]
+    return {
+        "filename": found.path,
+        "format": found.hypervisor.name,
+        "title": found.hypervisor.title,
+        "name": imported.config.name,
+        "running": imported.running,
+        "config": imported.config.to_json_dict(),
+        "disks": disks,
+        "report": imported.report.as_dict(),
+    }
 
 
 def describe(reader: ImageReader) -> dict[str, object]:
