@@ -5,7 +5,6 @@ from __future__ import annotations
 import array
 import asyncio
 import os
-import re
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -26,8 +25,6 @@ from vmpack.ops.pack import pack
 from vmpack.ops.run import run
 from vmpack.runner import tpm as module
 from vmpack.runner.options import RunOptions
-from vmpack.runner.session import Session
-from vmpack.runner.state import Kept
 from vmpack.runner.tpm import MAX_STATE, TpmEmulator, from_linear, start_tpm, to_linear
 
 Result = TypeVar("Result")
@@ -249,36 +246,3 @@ def test_a_machines_tpm_stays_its_own_through_runs_and_bundles(host: str, tmp_pa
     assert state_of(one) == first
     # A machine whose TPM is new has another endorsement key.
     assert with_tpm(facts)[0][2] != key
-
-
-@pytest.mark.slow
-@pytest.mark.qemu
-def test_firmware_measures_into_the_tpm_and_its_state_is_kept(
-    tmp_path: Path, guest_uefi: Path
-) -> None:
-    require_tool("swtpm")
-    config = MachineConfig.from_toml('memory = "512M"\ncpu.cores = 1\ntpm = {}\n')
-
-    async def measured(bundle: Path) -> str:
-        with Bundle.open(bundle) as opened:
-            async with Session.start(opened, TCG, storage=kept, qemu=qemu_of("machine")) as session:
-                ending = await session.wait(lambda console: b"TPMFinalLog=" in console.data)
-                assert ending.kind == "expected", ending
-                return session.console.data.decode(errors="replace")
-
-    bundle = tmp_path / "app.vmpack"
-    pack([guest_uefi], bundle, config=config)
-    with Kept() as kept:
-        text = asyncio.run(measured(bundle))
-        assert re.search(r"efi: .*TPMFinalLog=0x", text)
-        state = kept.tpm_bytes()
-    assert state is not None
-    (tmp_path / "state").write_bytes(state)
-    pack([guest_uefi], bundle, config=config, blobs={"tpm-state": tmp_path / "state"}, force=True)
-
-    async def answer(emulator: TpmEmulator) -> int:
-        with connect(emulator) as data:
-            return command(data, STARTUP)
-
-    with Bundle.open(bundle) as opened:
-        assert with_tpm(answer, opened.blob("tpm-state"))[0] == 0
