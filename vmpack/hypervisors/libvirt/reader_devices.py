@@ -8,6 +8,7 @@ from xml.etree.ElementTree import Element
 
 from vmpack.hypervisors.base import FileRef
 from vmpack.hypervisors.libvirt import names
+from vmpack.machine.names import BUILT_IN_CONTROLLERS, chipset
 
 if TYPE_CHECKING:
     from vmpack.hypervisors.libvirt.reader import Domain
@@ -352,6 +353,9 @@ def _controller(domain: Domain, element: Element, scsi: Any, *, usb: bool) -> No
     elif kind == "pci" and model in ("pci-root", "pcie-root"):
         domain.carrier.take_all(element)
         domain.draft.report.kept(label, "machine")
+    elif (kind, index) in (("sata", 0), ("ide", 0)) and _is_built_in(domain, kind):
+        domain.carrier.take_all(element)
+        domain.draft.report.kept(label, "part of the chipset")
     elif kind in ("sata", "ide", "virtio-serial") or _is_xhci(element):
         how = "nec-xhci becomes qemu-xhci" if model == "nec-xhci" else ""
         add_controller(
@@ -362,6 +366,11 @@ def _controller(domain: Domain, element: Element, scsi: Any, *, usb: bool) -> No
         domain.draft.report.approximated(label, f"{model[:20] or 'usb'} becomes an xHCI controller")
     elif kind == "fdc":
         domain.carrier.drop(element, label, "a config has no floppy drives")
+
+
+def _is_built_in(domain: Domain, bus: str) -> bool:
+    machine = domain.draft.data.get("machine")
+    return (chipset(machine), bus, 0) in BUILT_IN_CONTROLLERS
 
 
 def add_controller(

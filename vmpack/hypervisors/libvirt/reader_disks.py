@@ -259,9 +259,10 @@ def read_boot_order(domain: Domain, devices: Sequence[Element], places: Mapping[
             _by_kind(domain, domain.attribute(boot, "dev"), order)
     for boot in by_kind:
         domain.carrier.take_all(boot)
-    # Places from 1 on without gaps, however the source numbers them.
-    for number, (_, entry) in enumerate(sorted(order, key=lambda one: one[0]), 1):
-        entry["boot"] = number
+    numbers = [number for number, _ in order]
+    fits = len(set(numbers)) == len(numbers) and all(1 <= one <= 64 for one in numbers)
+    for place, (number, entry) in enumerate(sorted(order, key=lambda one: one[0]), 1):
+        entry["boot"] = number if fits else place
 
 
 def _entry(domain: Domain, place: str) -> dict[str, Any] | None:
@@ -284,5 +285,5 @@ def _by_kind(domain: Domain, kind: str, order: list[tuple[int, dict[str, Any]]])
     if not fresh:
         domain.draft.dropped(f"os/boot({kind[:20]})", "there is no such device")
         return
-    order.append((len(order), fresh[0]))
+    order.append((len(order) + 1, fresh[0]))
     domain.draft.report.kept(f"os/boot({kind})", f"boot of {fresh[0]['id']}")

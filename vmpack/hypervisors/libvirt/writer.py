@@ -16,12 +16,11 @@ from xml.etree.ElementTree import Element
 
 from vmpack.errors import UnsupportedError
 from vmpack.hypervisors import guest_os
+from vmpack.hypervisors.account import Account
 from vmpack.hypervisors.base import DiskFile, Machine, Plan, TextFile, WrittenDisk
 from vmpack.hypervisors.libvirt import names
 from vmpack.hypervisors.libvirt.given_back import GivenBack
-from vmpack.hypervisors.report import Report
 from vmpack.hypervisors.xmlsafe import document, element
-from vmpack.machine.names import chipset
 from vmpack.units import MiB
 
 if TYPE_CHECKING:
@@ -37,9 +36,9 @@ class Export:
     def __init__(self, machine: Machine):
         self.machine = machine
         self.config: MachineConfig = machine.config
-        self.report = Report("export", "libvirt")
+        self.account = Account("libvirt", machine.config)
         self.stem = file_stem(self.config.name or "machine")
-        self.given = GivenBack(self.config, self.report)
+        self.given = GivenBack(self.config, self.account.report)
         self.places: dict[str, Element] = {}
         self.blobs: dict[str, tuple[str, bytes]] = {}
         """Blob -> the name of its file, and what is in it."""
@@ -93,7 +92,9 @@ def plan_domain(machine: Machine) -> Plan:
     return Plan(
         disks=disks,
         render=render,
-        report=export.report,
+        report=export.account.finish(
+            {"ova": "product data has no place in a domain"}, "a domain has no place for it"
+        ),
         instructions=_instructions(export),
         in_place=export.in_place,
     )
@@ -115,7 +116,7 @@ def _require_possible(export: Export) -> None:
 def _plan_blobs(export: Export) -> None:
     """The files that the XML names besides the disks."""
     blobs, config = export.machine.blobs, export.config
-    report = export.report
+    report = export.account.report
     if config.firmware.blob is not None and config.firmware.blob in blobs:
         export.blobs["code"] = f"{export.stem}_CODE.fd", blobs[config.firmware.blob]
     if "nvram" in blobs and config.firmware.kind == "uefi":
@@ -161,7 +162,7 @@ def _instructions(export: Export) -> list[str]:
 def _domain(export: Export) -> Element:
     from vmpack.hypervisors.libvirt.writer_devices import devices
 
-    config, report = export.config, export.report
+    config, report = export.config, export.account
     report.kept("name", "name")
     kind = export.given.take_attribute("domain@type", ("kvm", "qemu")) or "kvm"
     spaces = {"xmlns:libosinfo": names.OSINFO_SPACE} if _osinfo(export) else {}
@@ -211,13 +212,13 @@ def _metadata(export: Export) -> Element:
     if url is not None:
         os_element = element(f"{_OSINFO}:os", None, {"id": url})
         made.append(element(f"{_OSINFO}:libosinfo", None, None, os_element))
-        export.report.kept("guest-os.id", "metadata/libosinfo")
+        export.account.kept("guest-os.id", "metadata/libosinfo")
     elif system.id:
-        export.report.dropped("guest-os.id", f"libosinfo has no address for {system.id!r}")
+        export.account.dropped("guest-os.id", f"libosinfo has no address for {system.id!r}")
     if system.family and url is None:
-        export.report.dropped("guest-os.family", "a domain names a system, not a family")
+        export.account.dropped("guest-os.family", "a domain names a system, not a family")
     elif system.family:
-        export.report.kept("guest-os.family", "metadata/libosinfo")
+        export.account.kept("guest-os.family", "metadata/libosinfo")
     return made
 
 
@@ -230,18 +231,18 @@ def _sysinfo(export: Export) -> Element | None:
             value = getattr(part, field)
             if value is not None:
                 entries.append(element("entry", value, {"name": entry}))
-                export.report.kept(f"smbios.{table}.{field}", f"sysinfo/{theirs}")
+                export.account.kept(f"smbios.{table}.{field}", f"sysinfo/{theirs}")
         if entries:
             made.append(element(theirs, None, None, *entries))
     strings = export.config.smbios.oem_strings
     if strings:
         made.append(element("oemStrings", None, None, *(element("entry", one) for one in strings)))
-        export.report.kept("smbios.oem-strings", "sysinfo/oemStrings")
+        export.account.kept("smbios.oem-strings", "sysinfo/oemStrings")
     return made if len(made) else None
 
 
 def _os(export: Export, *, has_sysinfo: bool) -> Element:
-    config, report = export.config, export.report
+    config, report = export.config, export.account
     firmware = config.firmware
     made = export.placed("domain/os", element("os"))
     made.append(
@@ -254,13 +255,11 @@ def _os(export: Export, *, has_sysinfo: bool) -> Element:
         _uefi(export, made)
     elif "code" in export.blobs:
         made.append(element("loader", export.path(export.blobs["code"][0]), {"type": "rom"}))
-    if firmware.blob is not None:
-        is_there = "code" in export.blobs
-        (report.kept if is_there else report.dropped)("firmware.blob", "os/loader")
-    if firmware.digest is not None and "code" in export.blobs:
-        report.kept("firmware.digest", "os/loader")
-    elif firmware.digest is not None:
-        report.dropped("firmware.digest", "libvirt chooses the firmware")
+    for name in ("firmware.blob", "firmware.digest"):
+        if made.find("loader") is not None:
+            report.kept(name, "os/loader")
+        else:
+            report.dropped(name, "libvirt chooses the firmware, and asks for no digest")
     if has_sysinfo:
         made.append(element("smbios", None, {"mode": "sysinfo"}))
     return made
@@ -284,7 +283,7 @@ def _uefi(export: Export, made: Element) -> None:
         made.append(export.placed("domain/os/firmware", features))
     if "nvram" in export.blobs:
         made.append(element("nvram", export.path(export.blobs["nvram"][0])))
-    export.report.kept("firmware.secure-boot", "os/firmware")
+    export.account.kept("firmware.secure-boot", "os/firmware")
 
 
 def _features(export: Export) -> Element:
@@ -298,7 +297,7 @@ def _features(export: Export) -> Element:
 
 
 def _cpu(export: Export) -> Element:
-    cpu, report = export.config.cpu, export.report
+    cpu, report = export.config.cpu, export.account
     model = cpu.model or "Nehalem-v1"
     name = names.CPU_NAMES.get(model)
     if name is None:
@@ -327,7 +326,7 @@ def _cpu(export: Export) -> Element:
 
 
 def _clock(export: Export) -> Element:
-    rtc, report = export.config.rtc, export.report
+    rtc, report = export.config.rtc, export.account
     if rtc.start is None:
         made = element("clock", None, {"offset": rtc.clock or "utc"})
         report.kept("rtc.clock", "clock@offset")
@@ -342,17 +341,6 @@ def _clock(export: Export) -> Element:
 
 
 def _others(export: Export) -> None:
-    """Fields that a domain has no place for."""
-    config, report = export.config, export.report
-    if config.hyperv_generation is not None:
-        report.kept("hyperv-generation", "as the firmware says")
-    if config.watchdog is not None:
-        report.kept("watchdog", "none")
-    for name in ("expected", "verify", "ova"):
-        part = getattr(config, name)
-        if part != type(part)():
-            report.dropped(name, "a domain has no place for it: keep the bundle")
-    for other in config.verbatim:
-        if other != "libvirt":
-            report.dropped(f"verbatim.{other}", f"fields for an export to {other}")
-    assert chipset(config.machine) in ("q35", "i440fx")
+    """Fields that stand in the XML by themselves."""
+    export.account.kept("hyperv-generation", "as the firmware says")
+    export.account.kept("watchdog", "none")

@@ -22,10 +22,10 @@ def devices(export: Export) -> Element:
     made.extend(_controllers(export))
     scsi = scsi_indices(export)
     letters: dict[str, int] = {}
-    for disk in export.config.disks or ():
-        made.append(_disk(export, disk, scsi, letters))
-    for nic in export.config.nics or ():
-        made.append(_nic(export, nic))
+    for number, disk in enumerate(export.config.disks or ()):
+        made.append(_disk(export, number, disk, scsi, letters))
+    for number, nic in enumerate(export.config.nics or ()):
+        made.append(_nic(export, number, nic))
     made.extend(_serials(export))
     made.extend(_channel(export))
     made.extend(_input(export))
@@ -36,7 +36,10 @@ def devices(export: Export) -> Element:
         made.append(element("memballoon", None, {"model": "none"}))
     if export.config.pvpanic:
         made.append(element("panic", None, {"model": "isa"}))
-    export.report.kept("pvpanic", "devices/panic")
+    export.account.kept("pvpanic", "devices/panic")
+    for name in ("disk", "nic", "serial", "controller"):
+        # Those that are empty lists.
+        export.account.kept(name, "none")
     return made
 
 
@@ -55,14 +58,16 @@ def _controllers(export: Export) -> Iterator[Element]:
     scsi = scsi_indices(export)
     root = "pcie-root" if chipset(config.machine) == "q35" else "pci-root"
     yield element("controller", None, {"type": "pci", "index": "0", "model": root})
-    for one in config.controllers:
-        yield _controller(export, one, scsi)
+    for number, one in enumerate(config.controllers):
+        yield _controller(export, number, one, scsi)
     has_usb = any(one.bus == "usb-xhci" for one in config.controllers)
     if not has_usb and not export.given.has_device("controller", type="usb"):
         yield element("controller", None, {"type": "usb", "index": "0", "model": "none"})
 
 
-def _controller(export: Export, one: Controller, scsi: dict[tuple[str, int], int]) -> Element:
+def _controller(
+    export: Export, number: int, one: Controller, scsi: dict[tuple[str, int], int]
+) -> Element:
     place = f"domain/devices/controller({one.bus} {one.index})"
     index, kind, model = one.index, str(one.bus), None
     if one.bus in names.SCSI_MODELS:
@@ -74,16 +79,20 @@ def _controller(export: Export, one: Controller, scsi: dict[tuple[str, int], int
     address = export.given.pci.element(place, one.address)
     if address is not None:
         made.append(address)
-    label = f"controller[{one.bus} {one.index}]"
+    label = f"controller[{number}]"
     if index != one.index:
-        export.report.approximated(label, f"number {index} of all SCSI controllers")
+        export.account.approximated(label, f"number {index} of all SCSI controllers")
     else:
-        export.report.kept(label, "devices/controller")
+        export.account.kept(label, "devices/controller")
     return made
 
 
 def _disk(
-    export: Export, disk: Disk, scsi: dict[tuple[str, int], int], letters: dict[str, int]
+    export: Export,
+    number: int,
+    disk: Disk,
+    scsi: dict[tuple[str, int], int],
+    letters: dict[str, int],
 ) -> Element:
     place = f"domain/devices/disk({disk.id})"
     cdrom = disk.kind == "cdrom"
@@ -96,16 +105,16 @@ def _disk(
     target = {"dev": _target(bus, letters), "bus": bus}
     if disk.rotation_rate is not None and bus in ("sata", "ide", "scsi") and not cdrom:
         target["rotation_rate"] = str(disk.rotation_rate)
-        export.report.kept(f"disk[{disk.id}].rotation-rate", "target@rotation_rate")
+        export.account.kept(f"disk[{number}].rotation-rate", "target@rotation_rate")
     elif disk.rotation_rate is not None:
-        export.report.dropped(f"disk[{disk.id}].rotation-rate", f"not on {disk.bus}")
+        export.account.dropped(f"disk[{number}].rotation-rate", f"not on {disk.bus}")
     made.append(export.placed(f"{place}/target", element("target", None, target)))
-    made.extend(_facts(export, disk, cdrom=cdrom))
+    made.extend(_facts(export, number, disk, cdrom=cdrom))
     made.append(element("alias", None, {"name": f"ua-disk-{disk.id}"}))
     address = _disk_address(export, disk, scsi, place)
     if address is not None:
         made.append(address)
-    export.report.kept(f"disk[{disk.id}]", f"devices/disk, {target['dev']}")
+    export.account.kept(f"disk[{number}]", f"devices/disk, {target['dev']}")
     return made
 
 
@@ -144,8 +153,8 @@ def _target(bus: str, letters: dict[str, int]) -> str:
             return prefix + name
 
 
-def _facts(export: Export, disk: Disk, *, cdrom: bool) -> Iterator[Element]:
-    report, label = export.report, f"disk[{disk.id}]"
+def _facts(export: Export, number: int, disk: Disk, *, cdrom: bool) -> Iterator[Element]:
+    report, label = export.account, f"disk[{number}]"
     if disk.read_only and not cdrom and disk.bus in ("sata", "ide"):
         report.approximated(f"{label}.read-only", f"writable: {disk.bus} disks cannot be read-only")
     elif disk.read_only or cdrom:
@@ -167,7 +176,8 @@ def _facts(export: Export, disk: Disk, *, cdrom: bool) -> Iterator[Element]:
         yield export.placed(
             f"domain/devices/disk({disk.id})/blockio", element("blockio", None, given)
         )
-        report.kept(f"{label} block sizes", "blockio")
+        for key in given:
+            report.kept(f"{label}.{key.replace('_', '-')}", "blockio")
     if disk.boot is not None:
         yield element("boot", None, {"order": str(disk.boot)})
         report.kept(f"{label}.boot", "boot@order")
@@ -191,8 +201,8 @@ def _disk_address(
     )
 
 
-def _nic(export: Export, nic: Nic) -> Element:
-    place, label = f"domain/devices/interface({nic.id})", f"nic[{nic.id}]"
+def _nic(export: Export, number: int, nic: Nic) -> Element:
+    place, label = f"domain/devices/interface({nic.id})", f"nic[{number}]"
     network = nic.network or "user"
     down = network == "none"
     is_bridge = export.given.take_attribute(f"{place}@type", ("bridge",)) is not None
@@ -200,25 +210,25 @@ def _nic(export: Export, nic: Nic) -> Element:
     made = export.placed(place, element("interface", None, {"type": kind}))
     if kind != "user":
         made.append(element("source", None, {kind: network}))
-        export.report.kept(f"{label}.network", f"{kind} {network}, which this host must have")
+        export.account.kept(f"{label}.network", f"{kind} {network}, which this host must have")
     else:
-        export.report.kept(f"{label}.network", "link down" if down else "user network")
+        export.account.kept(f"{label}.network", "link down" if down else "user network")
     if nic.mac is not None:
         made.append(element("mac", None, {"address": nic.mac}))
-        export.report.kept(f"{label}.mac", "mac@address")
+        export.account.kept(f"{label}.mac", "mac@address")
     model = str(nic.model or "virtio-net")
     made.append(element("model", None, {"type": names.NIC_MODELS.get(model, model)}))
-    export.report.kept(f"{label}.model", "model@type")
+    export.account.kept(f"{label}.model", "model@type")
     if down:
         made.append(export.placed(f"{place}/link", element("link", None, {"state": "down"})))
     if nic.mtu is not None and kind == "user":
-        export.report.dropped(f"{label}.mtu", "libvirt sets none on a user network")
+        export.account.dropped(f"{label}.mtu", "libvirt sets none on a user network")
     elif nic.mtu is not None:
         made.append(element("mtu", None, {"size": str(nic.mtu)}))
-        export.report.kept(f"{label}.mtu", "mtu@size")
+        export.account.kept(f"{label}.mtu", "mtu@size")
     if nic.boot is not None:
         made.append(element("boot", None, {"order": str(nic.boot)}))
-        export.report.kept(f"{label}.boot", "boot@order")
+        export.account.kept(f"{label}.boot", "boot@order")
     elif not export.given.has(f"{place}/rom"):
         # As vmpack runs it: no boot ROM of the host's where the card is not started from.
         made.append(element("rom", None, {"enabled": "no"}))
@@ -226,11 +236,12 @@ def _nic(export: Export, nic: Nic) -> Element:
     address = export.given.pci.element(place, nic.address)
     if address is not None:
         made.append(address)
+    export.account.kept(label, "devices/interface")
     return made
 
 
 def _serials(export: Export) -> Iterator[Element]:
-    for one in export.config.serials or ():
+    for number, one in enumerate(export.config.serials or ()):
         target = element(
             "target",
             None,
@@ -239,7 +250,7 @@ def _serials(export: Export) -> Iterator[Element]:
         )
         made = element("serial", None, {"type": "pty"}, target)
         yield export.placed(f"domain/devices/serial({one.port})", made)
-        export.report.kept(f"serial[{one.port}]", "devices/serial")
+        export.account.kept(f"serial[{number}]", "devices/serial")
 
 
 def _channel(export: Export) -> Iterator[Element]:
@@ -255,13 +266,13 @@ def _channel(export: Export) -> Iterator[Element]:
                 {"type": "virtio-serial", "controller": "0", "bus": "0", "port": "1"},
             ),
         )
-    export.report.kept("guest-agent", "devices/channel")
+    export.account.kept("guest-agent", "devices/channel")
 
 
 def _input(export: Export) -> Iterator[Element]:
     if export.config.input == "usb-tablet":
         yield element("input", None, {"type": "tablet", "bus": "usb"})
-    export.report.kept("input", "devices/input")
+    export.account.kept("input", "devices/input")
 
 
 def _tpm(export: Export) -> Iterator[Element]:
@@ -272,8 +283,7 @@ def _tpm(export: Export) -> Iterator[Element]:
     made = element("tpm", None, {"model": tpm.model or "tpm-crb"}, backend)
     export.placed("domain/devices/tpm/backend", backend)
     yield export.placed("domain/devices/tpm", made)
-    export.report.kept("tpm.version", "devices/tpm")
-    export.report.kept("tpm.model", "devices/tpm")
+    export.account.kept("tpm", "devices/tpm")
 
 
 def _display(export: Export) -> Iterator[Element]:
@@ -286,7 +296,7 @@ def _display(export: Export) -> Iterator[Element]:
     if address is not None and model != "none":
         made.append(address)
     yield made
-    export.report.kept("display.model", "devices/video")
+    export.account.kept("display", "devices/video")
     if model != "none" and not export.given.has_device("graphics"):
         graphics = {"type": "vnc", "autoport": "yes", "listen": "127.0.0.1"}
         yield element("graphics", None, graphics)
@@ -300,4 +310,4 @@ def _rng(export: Export) -> Iterator[Element]:
         if address is not None:
             made.append(address)
         yield export.placed("domain/devices/rng", made)
-    export.report.kept("rng.model", "devices/rng")
+    export.account.kept("rng", "devices/rng")
