@@ -100,6 +100,18 @@ def test_virt_v2v_and_qemu_img_take_what_is_written(tmp_path: Path, qemu_img: Qe
     assert b"warning" not in done.stderr, done.stderr
 
 
+def test_a_new_identity_repeats_nothing_of_the_old_one(tmp_path: Path, samples: Path) -> None:
+    """nixops#1173: what VMware derived from the UUID would be there twice."""
+    data = (samples / "test-i-vmx-4.vmx").read_bytes()
+    source = write_machine(tmp_path / "in", data, ("Windows-7-x64.vmdk",))
+    bundle = tmp_path / "w.vmpack"
+    pack([source], bundle)
+    result = export_bundle(bundle, tmp_path / "out", "vmware", identity="derive")
+    text = Path(result.files[0]).read_text()
+    for old in ("63 a5 a8", "00:0c:29:94:89:23", "496273699", "63a5a83e"):
+        assert old not in text
+
+
 def test_the_command_line_says_what_became_of_it(tmp_path: Path) -> None:
     path = write_machine(tmp_path / "in", vmx_text('scsi9.x = "/dev/sda"'))
     report = tmp_path / "report.json"

@@ -132,6 +132,16 @@ def hardware_version(config: MachineConfig, notes: Notes) -> int:
     return chosen
 
 
+def _repeats_old_identity(key: str, value: str, number: str) -> bool:
+    """Whether an identifier that VMware derives from ``uuid.bios`` is not of ``number``'s."""
+    digits = re.sub(r"[^0-9a-f]", "", number)
+    if key.lower().endswith(".saswwid"):
+        return re.sub(r"[^0-9a-f]", "", value.lower())[8:12] != digits[8:12]
+    if key.lower() == "vmci0.id" and digits and re.fullmatch(r"-?[0-9]{1,10}", value, re.ASCII):
+        return int(value) % (1 << 32) != int(digits[-8:], 16)
+    return False
+
+
 def _with_carried(core: dict[str, str], carried: Mapping[str, str], notes: Notes) -> dict[str, str]:
     """The keys that vmpack does not model are given back; the config's own win."""
     entries = dict(core)
@@ -152,6 +162,8 @@ def _with_carried(core: dict[str, str], carried: Mapping[str, str], notes: Notes
             notes.report.dropped(key, why)
         elif key.lower() in present:
             notes.report.kept(key, "as the config has it")
+        elif _repeats_old_identity(key, value, core.get("uuid.bios", "")):
+            notes.report.dropped(key, "VMware made it of the UUID that the machine had before")
         elif device and device[1] not in devices | absent:
             notes.report.dropped(key, f"the machine has no {device[1]} now")
         else:
