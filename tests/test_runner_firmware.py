@@ -18,9 +18,9 @@ from tests.support.runner import HOSTS, qemu_of
 from vmpack.bundle import Bundle
 from vmpack.errors import FirmwareMissingError
 from vmpack.machine import MachineConfig
+from vmpack.machine.nvram import parse
 from vmpack.ops.pack import pack
 from vmpack.runner.firmware import descriptors, resolve_firmware, seabios
-from vmpack.machine.nvram import parse
 from vmpack.runner.options import Ending, Qemu, RunOptions
 from vmpack.runner.session import Session
 from vmpack.runner.state import Kept

@@ -17,8 +17,8 @@ from tests.support.qemu import QemuImg
 from tests.support.tools import missing
 from vmpack.bundle import Bundle
 from vmpack.errors import DamagedError, UnsupportedError, VmpackError
-from vmpack.ops.pack import pack
 from vmpack.machine.nvram import MAX_SIZE, VariableStore, parse, refit, to_raw
+from vmpack.ops.pack import pack
 from vmpack.runner.state import State
 
 SMALL, LARGE = "OVMF_VARS.fd", "OVMF_VARS_4M.fd"
