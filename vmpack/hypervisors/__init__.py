@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 _MODULES: dict[str, str] = {
     "qemu": "vmpack.hypervisors.qemu",
     "vmware": "vmpack.hypervisors.vmware",
+    "virtualbox": "vmpack.hypervisors.virtualbox",
+    "ova": "vmpack.hypervisors.ovf",
+    "esxi": "vmpack.hypervisors.esxi",
     "libvirt": "vmpack.hypervisors.libvirt",
+    "proxmox": "vmpack.hypervisors.proxmox",
+    "kubevirt": "vmpack.hypervisors.kubevirt",
 }
 
 

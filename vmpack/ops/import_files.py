@@ -9,6 +9,7 @@ import os
 import posixpath
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vmpack.binary import escape
@@ -75,7 +76,7 @@ def open_ref(found: Found, file: FileRef, options: OpenOptions) -> ImageReader:
             parts = [stack.enter_context(ByteSource.open(one)) for one in _pieces(file, place)]
             if file.chunk_size or is_packed(parts[0], file):
                 return open_packed(parts, file, options, path=place)
-        return open_image(place, format=file.format, options=options)
+        return open_image(place, format=file.format, options=_with_parents(found, file, options))
     assert found.container is not None
     member = found.members[place]
     label = f"{found.path}:{escape(place)}"
@@ -89,6 +90,15 @@ def open_ref(found: Found, file: FileRef, options: OpenOptions) -> ImageReader:
         parts = [found.container.slice(one.offset, one.size) for one in members]
         return open_packed(parts, file, options, path=label)
     return open_member(found, source, file, options)
+
+
+def _with_parents(found: Found, file: FileRef, options: OpenOptions) -> OpenOptions:
+    """The images that the config says this one holds changes to, unless the caller names them."""
+    if options.parents or not file.parents:
+        return options
+    places = [locate(found, FileRef(name), options) for name in file.parents]
+    parents = tuple(place for place in places if place is not None)
+    return replace(options, parents=parents) if len(parents) == len(places) else options
 
 
 def _pieces(file: FileRef, first: str) -> list[str]:
@@ -140,6 +150,13 @@ def blob(found: Found, file: FileRef, options: OpenOptions) -> bytes | None:
     finally:
         if found.members is None:
             source.close()
+
+
+def permanent_state(data: bytes) -> bytes | None:
+    """A TPM's state, out of swtpm's linear layout where it is in that (a volume of Proxmox)."""
+    from vmpack.runner.tpm import MAGIC, from_linear
+
+    return from_linear(data) if data.startswith(MAGIC) else data
 
 
 def _blob_of_disk(member: Member, options: OpenOptions, path: str) -> bytes:

@@ -19,7 +19,13 @@ from vmpack.binary import escape
 from vmpack.errors import InputError, UnsafeError, UnsupportedError, UsageError
 from vmpack.formats.base import OpenOptions
 from vmpack.hypervisors.base import MAX_CONFIG, ConfigSource, FileRef, Hypervisor, Imported
-from vmpack.ops.import_files import blob, check_manifest, locate, open_ref
+from vmpack.ops.import_files import (
+    blob,
+    check_manifest,
+    locate,
+    open_ref,
+    permanent_state,
+)
 from vmpack.source import ByteSource
 
 if TYPE_CHECKING:
@@ -257,6 +263,8 @@ def open_disks(
     blobs = {}
     for name, file in imported.blobs.items():
         data = blob(found, file, options)
+        if data is not None and name == "tpm-state":
+            data = permanent_state(data)
         if data is not None:
             blobs[name] = data
     return Opened(readers, paths, blobs)
