@@ -47,6 +47,9 @@ class FileRef:
     """Bytes of each piece but the last, where the file is ``NAME.000000000`` and so on."""
     blank: int = 0
     """Bytes of an all-zero disk that no file holds."""
+    parents: tuple[str, ...] = ()
+    """Names of the images that this one holds changes to, nearest first, where the config has
+    them: they are found as the image itself is."""
 
 
 @dataclass(frozen=True, slots=True)

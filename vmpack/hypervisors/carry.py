@@ -285,7 +285,7 @@ def _set(
     elif not prefixes.writable(name):
         report.dropped(field.key, "an attribute of a namespace that vmpack does not write")
         return
-    elif name in target.attrib and not replace:
+    elif name in target.attrib and not replace and target.get(name) != field.value:
         report.approximated(field.key, f"is {target.get(name)!r} now, as the config says")
         return
     else:

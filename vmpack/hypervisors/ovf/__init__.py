@@ -20,7 +20,9 @@ def _recognise(name: str, head: bytes) -> bool:
     from vmpack.hypervisors.xmlsafe import head_text
 
     text = head_text(head)
-    named = name.lower().endswith(".ovf") and text.lstrip().startswith("<")
+    if not text.lstrip().startswith("<"):
+        return False
+    named = name.lower().endswith(".ovf")
     return named or ("Envelope" in text and any(space in text for space in _SPACES))
 
 

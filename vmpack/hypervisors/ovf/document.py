@@ -9,6 +9,7 @@ from xml.etree.ElementTree import Element
 from vmpack.hypervisors.carry import Carrier
 from vmpack.hypervisors.draft import Draft
 from vmpack.hypervisors.ovf.names import READ_PREFIXES, VMW
+from vmpack.hypervisors.virtualbox.names import secret
 from vmpack.hypervisors.xmlsafe import local
 
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -18,7 +19,7 @@ class Document(Carrier):
     """The envelope ``root`` of the namespace ``space``."""
 
     def __init__(self, draft: Draft, root: Element, space: str, path: str):
-        super().__init__(draft, READ_PREFIXES)
+        super().__init__(draft, READ_PREFIXES, secret)
         self.root = root
         self.path = path
         self._space = space

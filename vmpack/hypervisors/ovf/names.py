@@ -153,7 +153,7 @@ ORDER = (
 
 RULES = Rules(
     labels=frozenset(
-        {"Info", "Description", "vbox:OSType"}
+        {"Info", "Description", "vbox:OSType", "PAE", "LongMode", "IOAPIC"}
         | {f"rasd:{name}" for name in ("Caption", "Description", "ElementName")}
         | {f"vssd:{name}" for name in ("Caption", "Description", "ElementName")}
     ),
