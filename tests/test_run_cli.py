@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.support.runner import packed, sector_bundle
+from tests.support.tools import run
 from vmpack.cli.terminal import Screen
 
 pytestmark = pytest.mark.qemu
@@ -340,3 +341,13 @@ def test_what_the_host_cannot_give_is_told(tmp_path: Path) -> None:
     file.touch()
     assert b"is no folder" in vmpack("run", bundle, "--state", file).stderr
     assert b"without --qemu-arg -nonsense" in vmpack("run", bundle, "--qemu-arg=-nonsense").stderr
+
+
+@pytest.mark.parametrize("command", ["run", "verify"])
+def test_what_is_no_bundle_is_named_and_the_next_step_told(command: str, tmp_path: Path) -> None:
+    (tmp_path / "a.vmpack").write_bytes(b"x")
+    for name, message in ((tmp_path, "is a folder"), (f"{tmp_path}/a.vmpack#root", "is one disk")):
+        done = run([sys.executable, "-m", "vmpack", command, name], check=False)
+        assert done.returncode == 2
+        assert message in done.stderr.decode()
+        assert "hint: name " in done.stderr.decode()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vmpack.bundle import Bundle
 from vmpack.errors import InfrastructureError
-from vmpack.ops.running import beat, complete
+from vmpack.ops.running import beat, complete, require_bundle
 from vmpack.progress import SILENT, Progress
 from vmpack.runner.options import Ending, Qemu, RunOptions
 
@@ -118,6 +118,7 @@ def run(
 
     options = options or RunOptions()
     copies_in, copies_out = plan_copies(copy_in, copy_out)
+    require_bundle(bundle)
     with Bundle.open(bundle) as opened, ExitStack() as stack:
         if save is not None:
             stack.enter_context(_reserved(save, force))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vmpack.bundle import Bundle
 from vmpack.errors import UsageError, from_os_error
-from vmpack.ops.running import beat, complete
+from vmpack.ops.running import beat, complete, require_bundle
 from vmpack.progress import SILENT, Progress
 from vmpack.runner.options import RunOptions
 
@@ -84,6 +84,7 @@ def verify(
         raise UsageError("a verification keeps no state and takes no input")
     if report is not None:
         _make_folder(report)
+    require_bundle(bundle)
     with Bundle.open(bundle) as opened:
         done = complete(_boots(opened, options, boots, qemu, on_reached, progress))
         result = VerifyResult(
