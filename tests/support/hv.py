@@ -209,6 +209,11 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, object]]:
         yield path, value
 
 
+def kept(report: Mapping[str, Any]) -> set[str]:
+    """The fields that a report calls kept."""
+    return {item["field"] for item in report["items"] if item["verdict"] == "kept"}
+
+
 def comparable(config: MachineConfig, kept: set[str] | None = None) -> dict[str, object]:
     """The fields of a config (those in ``kept``) by paths that do not depend on an order or an id.
 
