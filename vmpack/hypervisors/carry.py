@@ -231,8 +231,8 @@ class Rules:
     """Names of elements that are there for people: the carried one replaces the writer's."""
     repeated: frozenset[str] = frozenset()
     """Names of elements that may stand beside others of the same name."""
-    places: frozenset[str] = frozenset()
-    """Places whose carried attributes replace the writer's."""
+    places: tuple[str, ...] = ()
+    """What the names of places begin with whose carried attributes replace the writer's."""
 
 
 def restore(
@@ -257,7 +257,7 @@ def restore(
         if target is None:
             report.dropped(field.key, "what it belonged to is not in this machine")
         elif is_attribute:
-            _set(target, name, field, prefixes, report, replace=place in rules.places)
+            _set(target, name, field, prefixes, report, replace=place.startswith(rules.places))
         else:
             _insert(target, field, prefixes, report, rules)
 

@@ -170,10 +170,12 @@ class Envelope:
         wanted, notes = self.config.guest_os, self.notes
         row = guest_os.best(wanted.id, wanted.family)
         notes.kept("guest-os.family", "OperatingSystemSection")
-        if wanted.id == row.id:
-            notes.kept("guest-os.id", "OperatingSystemSection")
-        notes.changed("guest-os.id", f"{row.vsphere}, the nearest that OVF has a name for")
         word = row.virtualbox if self.flavour.is_virtualbox else row.vsphere
+        read = guest_os.by_virtualbox if self.flavour.is_virtualbox else guest_os.by_vmware
+        same = read(word)
+        if same is not None and same.id == wanted.id:
+            notes.kept("guest-os.id", "OperatingSystemSection")
+        notes.changed("guest-os.id", f"{word}, the nearest that there is a name for")
         found = element(
             "OperatingSystemSection",
             None,

@@ -153,7 +153,9 @@ ORDER = (
 
 RULES = Rules(
     labels=frozenset(
-        {"Info", "Description", "vbox:OSType", "PAE", "LongMode", "IOAPIC"}
+        {"Info", "Description", "vbox:OSType"}
+        # VirtualBox's settings that no field of a config decides.
+        | {"PAE", "LongMode", "IOAPIC", "BIOS", "Display", "USB", "NAT", "InternalNetwork"}
         | {f"rasd:{name}" for name in ("Caption", "Description", "ElementName")}
         | {f"vssd:{name}" for name in ("Caption", "Description", "ElementName")}
     ),
@@ -161,5 +163,5 @@ RULES = Rules(
         {"Item", "StorageItem", "EthernetPortItem", "ProductSection", "EulaSection", "Strings"}
         | {"DeploymentOptionSection", "vmw:ExtraConfig", "vmw:BootOrderSection"}
     ),
-    places=frozenset({"os"}),
+    places=("os", "vbox:controller:"),
 )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from vmpack.hypervisors.base import ConfigSource, Hypervisor, Imported, Limits, Machine, Plan
 
-
 _SPACE = "http://www.virtualbox.org/"
 
 

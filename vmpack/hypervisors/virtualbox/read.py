@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+from uuid import UUID
 from xml.etree.ElementTree import Element
 
 from vmpack.errors import UnsupportedError
@@ -118,9 +119,7 @@ class Machine:
         name = self._attribute(self.root, "name")
         if name:
             draft.name(name, f"{place}@name")
-        uuid = _UUID.fullmatch(self._attribute(self.root, "uuid"))
-        if uuid:
-            draft.set("uuid", uuid[1].lower(), f"{place}@uuid")
+        self._uuid()
         word = self.root.get("OSType", "")
         found = guest_os.by_virtualbox(word) if word else None
         if found is not None:
@@ -158,6 +157,27 @@ class Machine:
                 "it was saved, not shut down: start it and shut it down, or give the state up:"
                 " VBoxManage discardstate NAME"
             )
+
+    def _uuid(self) -> None:
+        """The UUID as the guest sees it; VirtualBox has it the other way round unless told not to.
+
+        SMBIOS 2.6 has the first three fields of a UUID in little-endian order (7.2.1).
+        """
+        found = _UUID.fullmatch(self._attribute(self.root, "uuid"))
+        little = False
+        for parent in (child(self.hardware, "BIOS"), child(self.hardware, "Firmware")):
+            setting = child(parent, "SmbiosUuidLittleEndian")
+            if setting is not None:
+                self.carrier.note(
+                    setting, "BIOS/SmbiosUuidLittleEndian", "written as on", "enabled"
+                )
+                little = flag(setting.get("enabled", ""))
+        if found is None:
+            return
+        number = UUID(found[1])
+        shown = number if little else UUID(bytes=number.bytes_le)
+        how = "" if little else f"{shown}: as the guest sees it"
+        self.draft.set("uuid", str(shown), f"{self.place}@uuid", how=how)
 
     def _board(self) -> None:
         draft = self.draft
@@ -208,7 +228,7 @@ class Machine:
             how = "" if exact else f"{word}: 64-bit UEFI"
             self.draft.set("firmware.kind", draft_word, "Firmware@type", how=how)
         elif self.hardware is not None:
-            self.draft.set("firmware.kind", "bios", "Firmware, which is not there")
+            self.draft.set("firmware.kind", "bios", "Hardware without Firmware")
         tpm = child(self.hardware, "TrustedPlatformModule")
         kind = self._attribute(tpm, "type")
         version = _TPM.get(kind.lower())
