@@ -32,6 +32,11 @@ def names() -> tuple[str, ...]:
     return tuple(_MODULES)
 
 
+def module_of(name: str) -> str:
+    """The dotted name of the module that holds the record of ``name``."""
+    return _MODULES[name]
+
+
 def get(name: str) -> Hypervisor:
     """The hypervisor called ``name``; :class:`UsageError` for any other name."""
     if name not in _MODULES:
