@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 import select
 import shutil
 import subprocess
@@ -60,6 +61,16 @@ class Libvirt:
         finally:
             self.virsh("destroy", "--domain", name, check=False)
             self.virsh("undefine", "--nvram", "--domain", name, check=False)
+
+    def open_files(self, name: str, path: Path) -> list[int]:
+        """The flags with which the domain's QEMU has ``path`` open, for each descriptor."""
+        pid = (self.socket.parent / f"qemu/run/{name}.pid").read_text().strip()
+        found = []
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            if os.readlink(fd) == str(path):
+                text = Path(f"/proc/{pid}/fdinfo/{fd.name}").read_text()
+                found.append(int(re.findall(r"flags:\s*([0-7]+)", text)[0], 8))
+        return found
 
     def wait_console(self, name: str, text: bytes, timeout_s: float = BOOT_S) -> bytes:
         """Start the domain, paused until its first serial port is read; what it printed."""
