@@ -234,9 +234,21 @@ NO_LINT = option(
     name="no_lint",
     help="do not look for what stands in the machine's way at the target (vmpack lint)",
 )
+OVF_VERSION = option(
+    "--ovf-version",
+    name="ovf_version",
+    choices=("1.1", "2.0"),
+    help="version of an OVF (default: 1.1, which every importer reads)",
+)
 NO_VERIFY = option(
     "--no-verify", name="no_verify", help="do not prove the content that was written"
 )
+
+
+def target_options(arguments: SimpleNamespace) -> dict[str, str]:
+    """The options of a hypervisor as target that were given."""
+    given = {"manifest": arguments.manifest, "ovf-version": arguments.ovf_version}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def pairs(values: Sequence[str], *, flag: str, what: str) -> dict[str, str]:

@@ -15,11 +15,13 @@ from vmpack.cli.options import (
     MANIFEST,
     NO_LINT,
     NO_VERIFY,
+    OVF_VERSION,
     REPORT,
     STRICT,
     Argument,
     Command,
     option,
+    target_options,
 )
 from vmpack.cli.reports import finding_lines, report_lines
 from vmpack.errors import UsageError
@@ -65,6 +67,7 @@ def _require_plain(arguments: SimpleNamespace) -> None:
         "--identity": arguments.identity not in (None, "keep"),
         "--in-place": arguments.in_place,
         "--manifest": arguments.manifest is not None,
+        "--ovf-version": arguments.ovf_version is not None,
         "--no-lint": arguments.no_lint,
         "--strict": arguments.strict,
         "--report": arguments.report is not None,
@@ -87,7 +90,7 @@ def _export(console: Console, arguments: SimpleNamespace) -> ExportResult:
             arguments.folder,
             arguments.to,
             identity=arguments.identity,
-            options={} if arguments.manifest is None else {"manifest": arguments.manifest},
+            options=target_options(arguments),
             in_place=arguments.in_place,
             strict=arguments.strict,
             lint=not arguments.no_lint,
@@ -150,6 +153,7 @@ COMMAND = Command(
             help="leave the disks in the bundle (libvirt only)",
         ),
         MANIFEST,
+        OVF_VERSION,
         NO_LINT,
         STRICT,
         REPORT,
