@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 _MODULES: dict[str, str] = {
     "qemu": "vmpack.hypervisors.qemu",
+    "vagrant": "vmpack.hypervisors.vagrant",
     "vmware": "vmpack.hypervisors.vmware",
     "virtualbox": "vmpack.hypervisors.virtualbox",
     "ova": "vmpack.hypervisors.ovf",
     "esxi": "vmpack.hypervisors.esxi",
     "libvirt": "vmpack.hypervisors.libvirt",
     "proxmox": "vmpack.hypervisors.proxmox",
+    "utm": "vmpack.hypervisors.utm",
     "kubevirt": "vmpack.hypervisors.kubevirt",
 }
 
