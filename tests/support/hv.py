@@ -22,7 +22,7 @@ from tests.support.tools import require_tool, run
 from vmpack import hypervisors
 from vmpack.bundle import Bundle
 from vmpack.errors import InputError, VmpackError
-from vmpack.hypervisors.base import Imported
+from vmpack.hypervisors.base import ExportDisk, Imported
 from vmpack.machine import DiskFacts, MachineConfig, pin
 from vmpack.ops import importing
 from vmpack.ops.exporting import ExportResult
@@ -297,6 +297,17 @@ def only_opens(*folders: Path) -> Iterator[None]:
         if not own and not any(os.path.commonpath([path, one]) == one for one in allowed):
             outside.append(name)
     assert outside == []
+
+
+def fact(disk_id: str) -> ExportDisk:
+    """What an exporter is told of a small disk."""
+    return ExportDisk(disk_id, MIB, MIB)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder in which there are none but folders."""
+    for root, _, _ in os.walk(folder, topdown=False):
+        Path(root).rmdir()
 
 
 def refused(work: Any) -> VmpackError | None:

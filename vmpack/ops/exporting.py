@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vmpack import formats
+from vmpack.binary import escape
 from vmpack.copy import write_all
-from vmpack.errors import OutputError, UsageError, from_os_error
+from vmpack.errors import OutputError, UnsupportedError, UsageError, from_os_error
 from vmpack.formats.base import CreateOptions, ImageReader, Job
 from vmpack.hypervisors.base import DiskFile, Machine, Plan, TextFile, WrittenDisk
 from vmpack.ops.create import require_options, writable
@@ -125,9 +126,11 @@ def _loose(job: _Job, stack: ExitStack) -> ExportResult:
     written: dict[str, WrittenDisk] = {}
     outputs: list[Output | NewImage] = []
     texts = [one.name for one in job.plan.render(_unwritten(job.plan))]
-    _require_absent(job, [*texts, *(one.name for one in job.plan.disks)])
+    names = [*texts, *(one.name for one in job.plan.disks)]
+    _require_names(job, names)
+    _require_absent(job, names)
+    stack.callback(remove_folders, _make_parents(job, names))
     for file in job.plan.disks:
-        os.makedirs(os.path.dirname(job.path(file.name)), exist_ok=True)
         new = stack.enter_context(_new_image(job, file))
         outputs.append(new)
         copied = new.copy(
@@ -139,11 +142,11 @@ def _loose(job: _Job, stack: ExitStack) -> ExportResult:
         )
         if job.verify:
             new.verify(copied.content_digest, workers=job.workers, progress=job.progress)
-        names = tuple(os.path.basename(path) for path in new.files)
-        written[file.disk] = WrittenDisk(new.size, _digests(job, new), names)
+        beside = os.path.dirname(file.name)
+        parts = tuple(os.path.join(beside, os.path.basename(path)) for path in new.files)
+        written[file.disk] = WrittenDisk(new.size, _digests(job, new), parts)
     files = job.plan.render(written)
     for one in files:
-        os.makedirs(os.path.dirname(job.path(one.name)), exist_ok=True)
         mode = 0o777 if one.executable else 0o666
         out = stack.enter_context(
             Output(job.path(one.name), force=job.force, inputs=job.inputs, mode=mode)
@@ -151,9 +154,53 @@ def _loose(job: _Job, stack: ExitStack) -> ExportResult:
         write_all(out.fd, Job(0, one.data), out.name)
         outputs.append(out)
     job.progress.stage("syncing", None)
-    for output in outputs:
-        output.commit()
+    _commit(outputs)
     return _result(job, {one.disk: one.name for one in job.plan.disks}, files, outputs)
+
+
+def _commit(outputs: Sequence[Output | NewImage]) -> None:
+    """Give all files their names; where one cannot have it, those that were not there go again."""
+    fresh: list[str] = []
+    try:
+        for output in outputs:
+            paths = output.files if isinstance(output, NewImage) else [output.path]
+            fresh += [path for path in paths if not os.path.lexists(path)]
+            output.commit()
+    except BaseException:
+        for path in fresh:
+            with suppress(OSError):
+                os.unlink(path)
+        raise
+
+
+def _require_names(job: _Job, names: Sequence[str]) -> None:
+    """Every file has a name of its own, inside the folder, on file systems of any case."""
+    seen: set[str] = set()
+    for name in names:
+        parts = name.split("/")
+        if name.startswith("/") or any(part in ("", ".", "..") for part in parts) or "\0" in name:
+            raise UnsupportedError(
+                f"{job.target.name} would have a file called {escape(name)!r}",
+                path=job.folder,
+                hint="pack the machine with another --name, and its disks with other ids",
+            )
+        if name.casefold() in seen:
+            raise UnsupportedError(
+                f"{job.target.name} would have two files called {escape(name)!r}",
+                path=job.folder,
+                hint="pack the machine with another --name, or the disk with another id",
+            )
+        seen.add(name.casefold())
+
+
+def _make_parents(job: _Job, names: Sequence[str]) -> list[str]:
+    """The folders of files below the output's; those that were made."""
+    made: list[str] = []
+    for name in names:
+        parts = name.split("/")[:-1]
+        for depth in range(1, len(parts) + 1):
+            made += make_folder(job.path("/".join(parts[:depth])))
+    return made
 
 
 def _result(
@@ -226,6 +273,8 @@ def _contained(job: _Job, stack: ExitStack) -> ExportResult:
 
     plan = job.plan
     path = job.path(plan.container_name)
+    _require_names(job, [plan.container_name])
+    _require_names(job, plan.order)
     _require_absent(job, [plan.container_name])
     out = stack.enter_context(Output(path, force=job.force, inputs=job.inputs))
     write: Callable[..., Sequence[TextFile]] = (
@@ -241,7 +290,7 @@ def _contained(job: _Job, stack: ExitStack) -> ExportResult:
         progress=job.progress,
     )
     job.progress.stage("syncing", None)
-    out.commit()
+    _commit([out])
     return ExportResult(
         target=job.target.name,
         folder=job.folder,
@@ -267,7 +316,7 @@ def make_folder(folder: str) -> list[str]:
 
 
 def remove_folders(folders: Sequence[str]) -> None:
-    """Remove what :func:`make_folder` made, and empty folders in it."""
+    """Remove what :func:`make_folder` made, and folders in it, as far as they are empty."""
     for folder in folders:
         for root, _, _ in os.walk(folder, topdown=False):
             try:
