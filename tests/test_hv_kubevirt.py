@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -275,7 +276,8 @@ def test_carried_fields_are_only_text(tmp_path: Path) -> None:
     spec = yaml.safe_load(text)["spec"]["template"]["spec"]
     assert spec["nodeSelector"] == {"a": "b"}
     assert spec["domain"]["cpu"]["cores"] == 2
-    said = {one["field"]: one["verdict"] for one in result.report["items"]}
+    items: Any = result.report["items"]
+    said = {one["field"]: one["verdict"] for one in items}
     assert said["disk(nothere)/cache"] == "dropped"
     assert said["metadata/annotations"] == "dropped"
 

@@ -197,6 +197,9 @@ def _put(node: Node, steps: list[str], value: Any, key: str, report: Report) -> 
     if isinstance(at, list) and last == APPEND:
         at.append(value)
         report.kept(key, "given back")
+    elif isinstance(at, dict) and isinstance(at.get(last), dict) and isinstance(value, dict):
+        at[last] = {**value, **at[last]}
+        report.kept(key, "given back, beside what the config says")
     elif not isinstance(at, dict) or last in at:
         report.approximated(key, "as the config says now")
     else:

@@ -36,6 +36,7 @@ PathLike = str | os.PathLike[str]
 HEAD = 1 << 16
 """Bytes of a file that may tell that it is a config."""
 LIBVIRT = "libvirt:"
+UTM_CONFIG = "config.plist"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,10 @@ def _in_folder(folder: str) -> Found | None:
     """The one config of a folder (an OVF appliance, a VMware or UTM machine)."""
     found = []
     for entry in sorted(os.scandir(folder), key=lambda one: one.name):
-        if not entry.is_file():
+        if entry.name.endswith(".utm") and os.path.isfile(os.path.join(entry.path, UTM_CONFIG)):
+            found.append((hypervisors.names().index("utm"), os.path.join(entry.path, UTM_CONFIG)))
+        # A link may lead out of a folder that came from elsewhere.
+        if not entry.is_file(follow_symlinks=False):
             continue
         with ByteSource.open(entry.path) as source:
             known = hypervisors.recognise(entry.name, source.pread(0, min(HEAD, source.size)))

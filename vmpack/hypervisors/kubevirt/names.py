@@ -16,7 +16,7 @@ NICS = {
 }
 NIC_NAMES = {model: name for name, model in NICS.items() if model != "igb"}
 
-_UNITS = {
+_UNITS: dict[str, int] = {
     "": 1,
     **{unit: 1000**power for power, unit in enumerate(("k", "M", "G", "T", "P", "E"), 1)},
     **{unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)},
