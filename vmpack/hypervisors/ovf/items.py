@@ -94,12 +94,11 @@ def read(doc: Document, section: Element, configuration: str) -> tuple[list[Item
             others.append(item)
             continue
         key = item.instance or f"#{len(chosen)}"
-        before = chosen.pop(key, None)
-        if before is not None and words:
+        if key in chosen and words:
             # The same item, as this configuration has it.
-            others.append(before)
-        elif before is not None:
-            chosen[f"{key}#{len(chosen)}"] = before
+            others.append(chosen.pop(key))
+        elif key in chosen:
+            key = f"{key}#{len(chosen)}"
         chosen[key] = item
     return list(chosen.values()), others
 

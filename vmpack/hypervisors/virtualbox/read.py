@@ -135,10 +135,9 @@ class Machine:
                 draft.set("description", text[:8192], f"{place}/Description")
         self._note("version", "the version of settings that is written")
         self._note("snapshotFolder", "as VirtualBox has it")
-        self._note("required", "VirtualBox needs it no more than before")
-        for attribute in self.root.keys():  # noqa: SIM118 - an element is no dictionary
+        for attribute in dict(self.root.items()):
             if local(attribute) == "required":
-                self.carrier.take(self.root, attribute)
+                self._note(attribute, "whoever does not know VirtualBox passes over it")
         self._drop("lastStateChange", "a time of the host")
         self._drop("aborted", "a state of the host")
         self._drop("currentStateModified", "the current state is taken")
