@@ -100,9 +100,9 @@ def _table(boot: BootDisk) -> Iterator[LintFinding]:
     if layout.protective_mbr and layout.table != "gpt":
         yield finding("boot-table-damaged", "; ".join(layout.problems))
         return
-    for problem in layout.problems:
-        yield finding("boot-table-problem", problem)
-    problem = _backup_problem(boot) if layout.table == "gpt" and not layout.problems else ""
+    problem = "; ".join(layout.problems)
+    if layout.table == "gpt" and not problem:
+        problem = _backup_problem(boot)
     if problem:
         yield finding("boot-table-problem", problem)
 
