@@ -10,7 +10,8 @@ from xml.etree.ElementTree import Element
 from vmpack.errors import UnsupportedError
 from vmpack.hypervisors.base import FileRef
 from vmpack.hypervisors.libvirt import names
-from vmpack.hypervisors.libvirt.reader_devices import add_controller, alias_id, pci_address
+from vmpack.hypervisors.libvirt.reader_devices import add_controller
+from vmpack.hypervisors.libvirt.reader_nics import alias_id, pci_address
 from vmpack.machine.names import safe_id
 
 if TYPE_CHECKING:

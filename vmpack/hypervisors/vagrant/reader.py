@@ -223,7 +223,7 @@ def _video(draft: Draft, label: str, value: Any) -> None:
         draft.set("display.model", ours, label)
 
 
-def _loader(draft: Draft, label: str, value: Any) -> None:
+def _loader(draft: Draft, label: str, _: Any) -> None:
     draft.set("firmware.kind", "uefi", label, how="each host has UEFI firmware of its own")
 
 
