@@ -25,7 +25,6 @@ from vmpack.hypervisors.base import FileRef, Imported
 from vmpack.hypervisors.ovf.units import factor
 from vmpack.machine.hardware import Disk
 
-
 PLACED = frozenset(
     {"Caption", "Parent", "AddressOnParent", "AutomaticAllocation", "AllocationUnits", "Address"}
     | {"ResourceType", "VirtualQuantity", "Connection", "HostResource", "ResourceSubType"}

@@ -15,6 +15,8 @@ from vmpack.hypervisors.ovf.units import factor, number
 from vmpack.machine.names import POSITIONS
 from vmpack.units import MiB
 
+MAX_NICS = 32
+MAX_DISKS = 64
 NAT = ("nat",)
 """Networks that are a NAT of the host's: VirtualBox and Workstation name them so."""
 
@@ -150,6 +152,10 @@ class Hardware:
             # Nothing to attach: it stays as it is, among what is carried.
             self.draft.dropped(item.field("HostResource"), "the drive names no disk of the package")
             return
+        if len(self.draft.data.get("disk", ())) >= MAX_DISKS:
+            self.draft.dropped(item.label, f"a machine has {MAX_DISKS} drives here")
+            self.doc.take_all(item.element)
+            return
         place, how = self._place(item)
         source = item.field("HostResource")
         file: FileRef | None = None
@@ -172,6 +178,10 @@ class Hardware:
             self.doc.carry(disk.element, f"diskinfo:{disk_id}")
 
     def _nic(self, item: Item) -> None:
+        if len(self.draft.data.get("nic", ())) >= MAX_NICS:
+            self.draft.dropped(item.label, f"a machine has {MAX_NICS} network cards here")
+            self.doc.take_all(item.element)
+            return
         words = item.choices("ResourceSubType")
         model = next((names.NIC_MODELS[word] for word in words if word in names.NIC_MODELS), None)
         how = ""

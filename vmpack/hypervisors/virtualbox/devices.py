@@ -14,6 +14,9 @@ from vmpack.hypervisors.virtualbox import names
 from vmpack.hypervisors.xmlsafe import local
 from vmpack.machine.names import POSITIONS
 
+MAX_NICS = 32
+MAX_DISKS = 64
+
 
 def flag(text: str) -> bool:
     """A boolean as settings have it."""
@@ -78,6 +81,9 @@ class Storage:
         if file is None and not cdrom:
             self.carrier.drop(device, source, "a drive without a disk")
             return
+        if len(self.draft.data.get("disk", ())) >= MAX_DISKS:
+            self.carrier.drop(device, source, f"a machine has {MAX_DISKS} drives here")
+            return
         if cdrom:
             values["kind"] = "cdrom"
         disk_id = self.draft.add_disk(wanted or "cdrom", file, source, how=how, **values)
@@ -129,7 +135,10 @@ class Cards:
         """All adapters, in the order of their slots."""
         adapters = [] if section is None else _children(section, "Adapter")
         for adapter in sorted(adapters, key=lambda one: _number(one.get("slot", "")) or 0):
-            if flag(adapter.get("enabled", "")):
+            if len(self.draft.data.get("nic", ())) >= MAX_NICS:
+                label = f"Adapter({adapter.get('slot', '')[:8]})"
+                self.carrier.drop(adapter, label, f"a machine has {MAX_NICS} network cards here")
+            elif flag(adapter.get("enabled", "")):
                 self._adapter(adapter)
         if not self.draft.data.get("nic"):
             self.draft.set("nic", [], "Network without cards")
