@@ -130,6 +130,10 @@ def _transfer(console: Console, arguments: SimpleNamespace) -> None:
                 field=flag,
                 hint=f"drop {flag}",
             )
+    if arguments.report is not None:
+        from vmpack.ops.reporting import require_place
+
+        require_place(arguments.report)
     tune_process()
     begun = time.monotonic()
     with console.reporter() as progress:

@@ -52,6 +52,10 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
     from vmpack.ops.pack import pack
     from vmpack.tuning import tune_process
 
+    if arguments.report is not None:
+        from vmpack.ops.reporting import require_place
+
+        require_place(arguments.report)
     tune_process()
     begun = time.monotonic()
     with console.reporter() as reporter:
@@ -76,23 +80,16 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
             **backing(arguments),
             max_size=arguments.max_size,
             strict=arguments.strict,
+            reported=arguments.report is not None,
             force=arguments.force,
             progress=progress,
         )
     took = seconds(time.monotonic() - begun)
-    if arguments.report is not None:
-        _write_report(arguments, result)
+    if arguments.report is not None and result.report is not None:
+        from vmpack.ops.reporting import write_report
+
+        write_report(arguments.report, result.report)
     console.done(result.as_dict(), _lines(result, progress.data_bytes, took))
-
-
-def _write_report(arguments: SimpleNamespace, result: PackResult) -> None:
-    from vmpack.ops.reporting import write_report
-
-    if result.report is None:
-        raise UsageError(
-            "there is nothing to report: the source is no hypervisor's config", field="--report"
-        )
-    write_report(arguments.report, result.report)
 
 
 def _pack_state(arguments: SimpleNamespace, progress: Progress) -> PackResult:
@@ -100,7 +97,16 @@ def _pack_state(arguments: SimpleNamespace, progress: Progress) -> PackResult:
     from vmpack.formats.qcow2.writer import DEFAULT_LEVEL
     from vmpack.ops.derive import pack_state
 
-    others = ("format", "config", "disks", "blobs", "cloud_init", "machine_name", "cluster_size")
+    others = (
+        "report",
+        "format",
+        "config",
+        "disks",
+        "blobs",
+        "cloud_init",
+        "machine_name",
+        "cluster_size",
+    )
     if len(arguments.sources) != 1 or any(getattr(arguments, name) for name in others):
         raise UsageError(
             "takes one bundle, and no option that changes the machine",

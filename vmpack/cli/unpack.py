@@ -43,6 +43,10 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
     tune_process()
     begun = time.monotonic()
     if arguments.to in hypervisors.names():
+        if arguments.report is not None:
+            from vmpack.ops.reporting import require_place
+
+            require_place(arguments.report)
         result = _export(console, arguments)
         show_export(console, result, begun, arguments.report)
         return

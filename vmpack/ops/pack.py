@@ -87,13 +87,15 @@ def pack(
     parents: Sequence[str] = (),
     max_size: int | None = None,
     strict: bool = False,
+    reported: bool = False,
     force: bool = False,
     progress: Progress = SILENT,
 ) -> PackResult:
     """Write a bundle of ``sources`` (images, the boot disk first) to ``output``.
 
     One source may be a machine as another hypervisor describes it (an OVA, a VMX, ...): its config
-    is taken over, and ``disks`` names the files that it cannot. ``strict`` refuses to drop a field.
+    is taken over, and ``disks`` names the files that it cannot. ``strict`` refuses to drop a field,
+    ``reported`` a source of which there is nothing to report.
 
     ``config`` or the TOML file ``config_path`` describes the machine; what it leaves open is
     pinned from vmpack's own table. Images take the ids of the config's disks in order, then
@@ -140,6 +142,12 @@ def pack(
         opened = list(gathered.disks)
         if cloud_init is not None:
             opened.append(_seed(stack, cloud_init, opened, wanted, name))
+        if reported and gathered.report is None:
+            raise UsageError(
+                "there is nothing to report: the source is no hypervisor's config",
+                field="--report",
+                hint="drop --report",
+            )
         if strict and gathered.report is not None:
             gathered.report.require_nothing_dropped(os.fspath(sources[0]))
         inputs = [source for one in opened for source in sources_of(one.reader)]
