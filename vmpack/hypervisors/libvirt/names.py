@@ -7,7 +7,6 @@ versions the names without a version stand for, with machine types from 4.1 on).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from xml.etree.ElementTree import Element
 
 from vmpack.hypervisors import xmlsafe
@@ -165,6 +164,8 @@ MODELLED = frozenset(
     {"disk", "interface", "controller", "serial", "channel", "tpm", "rng", "video"}
 )
 """Devices that a config has fields for: what else they say is carried in their places."""
+OS_CARRIED = frozenset({"bootmenu", "bios", "firmware"})
+"""Children of ``<os>`` that are: others name kernels, tables and firmware of the host."""
 SECTIONS = frozenset({"features", "clock", "cpu", "os", "metadata"})
 """Sections of a domain whose unknown children are carried."""
 CHILDREN_CARRIED = frozenset(
@@ -178,7 +179,9 @@ _HOST_ATTRIBUTES = frozenset(
     {"file", "dev", "dir", "path", "socket", "bridge", "pool", "volume", "socketpath", "wiremode"}
     | {"keymapfile", "rendernode", "managed", "slave", "master", "partition", "network"}
 )
-_SECRETS = frozenset({"passwd", "password", "passwdValidTo", "secret"})
+SECRETS = frozenset({"passwd", "password", "passwdValidTo", "secret"})
+"""Attributes that hold passwords, or name them."""
+
 _HOST_ELEMENTS = frozenset(
     {"source", "hostdev", "filesystem", "lease", "seclabel", "auth", "encryption", "mirror"}
     | {"reservations", "cookies", "ssl", "knownHosts", "identity", "log", "initiator"}
@@ -191,7 +194,7 @@ def secret(element: Element, attribute: str, value: str) -> str | None:
     space, name = xmlsafe.split(element.tag)
     if space == QEMU_SPACE:
         return "it goes to QEMU's command line, where it may name files of the host"
-    if attribute in _SECRETS or name in ("secret", "secrets"):
+    if attribute in SECRETS or name in ("secret", "secrets"):
         return "it is a secret"
     if not space and name in _HOST_ELEMENTS and (attribute != "#text" or value.strip()):
         return "it names something of the host"
@@ -212,7 +215,11 @@ def why_not(key: str, fragment: Element | None) -> str | None:
     if not _KEY.fullmatch(key) or fragment is None:
         return "not a field that vmpack carries for libvirt"
     steps = [part.partition("(")[0] for part in key.partition("@")[0].split("/")[1:]]
-    if not _is_known(steps, is_attribute="@" in key):
+    # What a fragment is called decides what it is; only foreign metadata has names of its own.
+    is_named = not steps or fragment.tag == steps[-1]
+    if steps[:1] == ["metadata"]:
+        is_named = len(steps) == 2 and ":" in fragment.tag
+    if not is_named or not _is_known(steps, key.partition("@")[2]):
         return "not a field that vmpack carries for libvirt"
     for one in fragment.iter():
         for attribute, value in (*one.items(), ("#text", one.text or "")):
@@ -222,22 +229,22 @@ def why_not(key: str, fragment: Element | None) -> str | None:
     return None
 
 
-def _is_known(steps: list[str], *, is_attribute: bool) -> bool:
+def _is_known(steps: list[str], attribute: str) -> bool:
     if not steps:
-        return is_attribute
+        return attribute == "type"
     if steps[0] in TOP_CARRIED:
         return True
+    if steps[0] == "os":
+        return len(steps) > 1 and steps[1] in OS_CARRIED
     if steps[0] in SECTIONS or steps[0] in ("memory", "vcpu"):
-        return is_attribute or len(steps) > 1
+        return bool(attribute) or len(steps) > 1
     if steps[0] != "devices" or len(steps) < 2:
         return False
+    if len(steps) == 2 and attribute:
+        # The type of a device decides what of the host it is joined to.
+        return steps[1] in MODELLED and (attribute != "type" or steps[1] == "interface")
     if len(steps) == 2:
-        return steps[1] in (MODELLED if is_attribute else DEVICES_CARRIED)
+        return steps[1] in DEVICES_CARRIED
     if steps[1] in DEVICES_CARRIED and steps[1] not in MODELLED:
         return True
     return steps[1] in MODELLED and steps[2] in CHILDREN_CARRIED
-
-
-def plain_attributes(element: Element) -> Iterator[tuple[str, str]]:
-    """Attributes without a namespace."""
-    return ((key, value) for key, value in element.items() if not key.startswith("{"))

@@ -243,6 +243,11 @@ def _rest(domain: Domain) -> None:
             carrier.carry_whole(element, f"domain/{name}")
         elif element.tag == "metadata":
             _foreign_metadata(domain, element)
+        elif element.tag == "os":
+            for child in list(element):
+                if child.tag not in names.OS_CARRIED and not carrier.is_understood(child):
+                    carrier.drop(child, f"os/{child.tag}", "it may name a file of the host")
+            carrier.carry(element, "domain/os")
         elif element.tag in names.SECTIONS or element.tag in ("memory", "vcpu"):
             carrier.carry(element, f"domain/{name}")
         elif element.tag in ("name", "uuid", "description", "currentMemory", "devices"):

@@ -79,7 +79,7 @@ def _leftover(domain: Domain, element: Element, place: str) -> None:
     elif element.tag in names.DEVICES_CARRIED:
         key = re.sub(r"[^\w-]", "", element.get("type", "") or element.get("model", ""))[:20]
         name = f"{tag}({key})" if key else tag
-        carrier.carry_whole(element, f"domain/devices/{name}")
+        _carry_device(domain, element, name)
     elif element.tag == "emulator":
         carrier.take_all(element)
         domain.draft.report.approximated("devices/emulator", "each host has a QEMU of its own")
@@ -90,6 +90,23 @@ def _leftover(domain: Domain, element: Element, place: str) -> None:
             "disk": "not a disk that a config can have",
         }.get(element.tag, why_dropped(element))
         carrier.drop(element, f"devices/{tag}", reason)
+
+
+def _carry_device(domain: Domain, element: Element, name: str) -> None:
+    """A device that is carried whole, without passwords, or not at all."""
+    carrier = domain.carrier
+    for one in element.iter():
+        for attribute in names.SECRETS & set(one.keys()):
+            carrier.take(one, attribute)
+            del one.attrib[attribute]
+            domain.draft.dropped(f"devices/{name}@{attribute}", "a password stays where it is")
+    for one in element.iter():
+        for attribute, value in (*one.items(), ("#text", one.text or "")):
+            why = names.secret(one, attribute, value)
+            if why is not None:
+                carrier.drop(element, f"devices/{name}", why)
+                return
+    carrier.carry_whole(element, f"domain/devices/{name}")
 
 
 def _serial(domain: Domain, element: Element) -> str:
