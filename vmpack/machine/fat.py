@@ -36,6 +36,11 @@ class FatFile:
     cluster: int
     short_name: str
 
+    @property
+    def key(self) -> int:
+        """What tells it from others of its volume."""
+        return self.cluster
+
 
 class FatVolume:
     """A FAT volume of ``size`` bytes at ``offset`` of what ``read(offset, length)`` reads.

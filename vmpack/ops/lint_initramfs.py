@@ -1,17 +1,18 @@
 """Whether the initramfs has the driver of the boot disk as the target will show it.
 
-Looked for where it can be read: on the FAT volumes of the boot disk, as a unified kernel image
-(``EFI/Linux``), as an entry of systemd-boot (``loader/entries``), or under its usual names.
+Looked for where it can be read, on the FAT and ext4 volumes of the boot disk: as a unified kernel
+image (``EFI/Linux``), as an entry of systemd-boot (``loader/entries``), or under its usual names.
 Sources: UAPI group, "Boot Loader Specification" and "Unified Kernel Image".
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vmpack.errors import VmpackError
 from vmpack.machine.boot_layout import guess_family
+from vmpack.machine.ext import ExtVolume
 from vmpack.machine.initramfs import Initramfs, read_initramfs
 from vmpack.machine.pe_structs import PeFile
 from vmpack.ops.lint_codes import LintFinding, finding
@@ -19,12 +20,19 @@ from vmpack.ops.lint_codes import LintFinding, finding
 if TYPE_CHECKING:
     from vmpack.hypervisors.base import Hypervisor
     from vmpack.machine import MachineConfig
-    from vmpack.machine.fat import FatFile, FatVolume
     from vmpack.ops.lint_boot import BootDisk
 
 MAX_INITRAMFS = 128 << 20
 MAX_ENTRY = 64 << 10
 MAX_FILES = 12
+MAX_VOLUMES = 16
+LINUX_TYPES = (
+    "0x83",
+    "0fc63daf-8483-4772-8e79-3d69d8477de4",
+    "4f68bce3-e8cd-4db1-96e7-fbcaf984b709",
+    "bc13c2ff-59e6-4262-a352-b275fd6f7172",
+)
+"""Linux's of MBR, of GPT, root for x86-64, and the extended boot loader partition."""
 DRIVERS: dict[str, tuple[str, ...]] = {
     "virtio-blk": ("virtio_blk",),
     "virtio-scsi": ("virtio_scsi",),
@@ -68,7 +76,7 @@ def lint_initramfs(
     if any(one.has(driver) for one in found for driver in wanted):
         return
     if not any(one.modules for one in found):
-        why = problem or "it is not on a FAT file system of the boot disk, or has no modules"
+        why = problem or "it is on no FAT or ext4 of the boot disk, or has no modules"
         yield finding("initramfs-unknown", f"the initramfs was not read: {why}")
         return
     names = " or ".join(wanted)
@@ -99,9 +107,10 @@ def _wanted(
 
 
 def _initramfs_of(boot: BootDisk) -> Iterator[Initramfs]:
-    """Every initramfs that is found on the disk's FAT volumes, a few at most."""
+    """Every initramfs that is found on the disk's volumes, a few at most."""
     left = MAX_FILES
-    for _, volume in boot.volumes:
+    volumes: list[Any] = [*(volume for _, volume in boot.volumes), *_ext_volumes(boot)]
+    for volume in volumes:
         try:
             for file in _candidates(volume):
                 if left == 0:
@@ -122,15 +131,25 @@ def _initramfs_of(boot: BootDisk) -> Iterator[Initramfs]:
             yield Initramfs(problem=f"on a damaged file system: {exc.message}")
 
 
-def _candidates(volume: FatVolume) -> Iterator[FatFile]:
+def _ext_volumes(boot: BootDisk) -> Iterator[ExtVolume]:
+    parts = [one for one in boot.layout.partitions if one.type in LINUX_TYPES]
+    for part in parts[:MAX_VOLUMES]:
+        try:
+            yield ExtVolume(boot.read, part.offset, part.size)
+        except VmpackError:
+            # Another file system, or one that is damaged: nothing is determined by it.
+            continue
+
+
+def _candidates(volume: Any) -> Iterator[Any]:
     seen = set()
     for file in _named(volume):
-        if not file.is_folder and file.size and file.cluster not in seen:
-            seen.add(file.cluster)
+        if not file.is_folder and file.size and file.key not in seen:
+            seen.add(file.key)
             yield file
 
 
-def _named(volume: FatVolume) -> Iterator[FatFile]:
+def _named(volume: Any) -> Iterator[Any]:
     yield from (one for one in volume.list("EFI/Linux") if one.name.lower().endswith(".efi"))
     for entry in volume.list("loader/entries")[:64]:
         if entry.name.lower().endswith(".conf") and entry.size <= MAX_ENTRY:
