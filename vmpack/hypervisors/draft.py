@@ -123,7 +123,10 @@ class Draft:
             return
         self._verbatim_bytes += size
         self._verbatim.append({"key": key, "value": clean})
-        self.report.kept(key, f"carried along for {self.hypervisor}")
+        if clean != value:
+            self.report.approximated(key, "carried along without its control characters")
+        else:
+            self.report.kept(key, f"carried along for {self.hypervisor}")
 
     def dropped(self, source: str, why: str) -> None:
         """A field that has no place, and that nobody could use again."""
