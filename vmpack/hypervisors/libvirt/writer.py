@@ -274,7 +274,8 @@ def _uefi(export: Export, made: Element) -> None:
         made.set("firmware", "efi")
         features = element("firmware")
         wanted = {"secure-boot": secure}
-        if secure and "nvram" not in export.blobs:
+        keys = "domain/os/firmware/feature(enrolled-keys)"
+        if secure and "nvram" not in export.blobs and not export.given.has(keys):
             # Without variables of its own the machine needs keys, or Secure Boot enforces nothing.
             wanted["enrolled-keys"] = True
         for name, is_on in wanted.items():

@@ -24,7 +24,7 @@ MAX_DISKS = 64
 CARRIED = frozenset(
     {"nested", "keymap", "kvm_hidden", "sound_type", "graphics_type", "graphics_autoport"}
     | {"video_vram", "video_accel3d", "suspend_mode", "autostart", "title", "volume_cache"}
-    | {"mgmt_attach", "nic_adapter_count", "machine_virtual_size", "driver", "cpu_fallback"}
+    | {"mgmt_attach", "nic_adapter_count", "machine_virtual_size", "driver"}
 )
 """Settings of vagrant-libvirt that are given back: values that name nothing of the host."""
 
@@ -133,10 +133,10 @@ def _settings(source: ConfigSource) -> Sequence[tuple[int, str, Any]]:
 
 def _setting(draft: Draft, number: int, name: str, value: Any) -> None:
     label = f"Vagrantfile:{number} {name}".strip()
-    reader = _READERS.get(name)
+    reader = (_CALLS if isinstance(value, dict) else _READERS).get(name)
     if reader is not None:
         reader(draft, label, value)
-    elif name in CARRIED and not names_host(str(value)):
+    elif name in CARRIED and not isinstance(value, dict) and not names_host(str(value)):
         draft.verbatim(f"libvirt.{name}", json.dumps(value))
     elif name:
         draft.dropped(label, "a setting of Vagrant's, or one that may name something of the host")
@@ -162,11 +162,36 @@ def _cpus(draft: Draft, label: str, value: Any) -> None:
 
 
 def _topology(draft: Draft, label: str, value: Any) -> None:
-    if len(value) != 3:
+    counts = {name: str(count) for name, count in dict(value).items()}
+    if set(counts) != {"sockets", "cores", "threads"} or not all(
+        re.fullmatch(r"[0-9]{1,4}", count) for count in counts.values()
+    ):
         draft.dropped(label, "not sockets, cores and threads")
         return
-    for name, count in value.items():
-        draft.set(f"cpu.{name}", count, label)
+    for name, count in counts.items():
+        draft.set(f"cpu.{name}", int(count), label)
+
+
+def _channel(draft: Draft, label: str, value: Any) -> None:
+    if value.get("target_name") == libvirt_names.AGENT:
+        draft.set("guest-agent", True, label)
+    else:
+        draft.dropped(label, "a channel of another kind than the guest agent's")
+
+
+def _random(draft: Draft, label: str, _: Any) -> None:
+    draft.set("rng.model", "virtio-rng", label)
+
+
+def _controller(draft: Draft, label: str, value: Any) -> None:
+    ours = libvirt_names.SCSI_BUSES.get(str(value))
+    disks = [disk for disk in draft.data["disk"] if disk.get("bus") == "virtio-scsi"]
+    if ours is None or not disks:
+        draft.dropped(label, "no model of SCSI controllers, or no disk on SCSI")
+        return
+    for disk in disks:
+        disk["bus"] = ours
+    draft.report.kept(label, "disk.bus")
 
 
 def _machine(draft: Draft, label: str, value: Any) -> None:
@@ -243,6 +268,16 @@ def _cpu_mode(draft: Draft, label: str, value: Any) -> None:
         draft.report.approximated(label, how)
 
 
+def _exact(draft: Draft, label: str, _: Any) -> None:
+    draft.report.kept(label, "as every machine of vmpack's")
+
+
+def _architecture(draft: Draft, label: str, value: Any) -> None:
+    if value != "x86_64":
+        raise UnsupportedError(f"a machine of {str(value)[:20]!r}", field=label)
+    draft.set("architecture", "x86_64", label)
+
+
 def _tpm_version(draft: Draft, label: str, value: Any) -> None:
     draft.set("tpm.version", str(value), label)
 
@@ -258,10 +293,15 @@ def _text(path: str) -> Callable[[Draft, str, Any], None]:
     return read
 
 
+_CALLS: dict[str, Callable[[Draft, str, Any], None]] = {
+    "cputopology": _topology,
+    "channel": _channel,
+    "random": _random,
+}
+"""Settings that have a dictionary."""
 _READERS: dict[str, Callable[[Draft, str, Any], None]] = {
     "memory": _memory,
     "cpus": _cpus,
-    "cputopology": _topology,
     "machine_type": _machine,
     "disk_bus": _bus,
     "nic_model_type": _nic_model,
@@ -271,10 +311,14 @@ _READERS: dict[str, Callable[[Draft, str, Any], None]] = {
     "loader": _loader,
     "cpu_model": _cpu_model,
     "cpu_mode": _cpu_mode,
+    "cpu_fallback": _exact,
+    "disk_controller_model": _controller,
+    "tpm_type": _exact,
     "tpm_version": _tpm_version,
     "tpm_model": _tpm_model,
     "description": _text("description"),
     "uuid": _text("uuid"),
+    "machine_arch": _architecture,
 }
 
 

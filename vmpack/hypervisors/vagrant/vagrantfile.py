@@ -6,14 +6,22 @@ import re
 from collections.abc import Iterator
 
 MAX_LINES = 4096
+MAX_LINE = 1000
 Value = str | int | bool
 
 _SETTING = re.compile(
     r"\s*(?P<who>[A-Za-z_]\w*(?:\.vm)?)\.(?P<name>[a-z_]+)\s*=\s*"
     r"(?P<value>\"[^\"\\#]*\"|'[^'\\]*'|-?[0-9]{1,12}|true|false|:[a-z]\w*)\s*(?:#.*)?"
 )
-_TOPOLOGY = re.compile(r"\s*[A-Za-z_]\w*\.cputopology\s+(?P<values>[:\w\s=>,'\"]+)\s*")
-_PAIR = re.compile(r":(sockets|cores|threads)\s*=>\s*['\"]?([0-9]{1,4})['\"]?")
+_LOADER = re.compile(
+    r"\s*[A-Za-z_]\w*\.loader\s*=\s*[^;{}]+(\{ \|path\| File\.exist\?\(path\) \})?\s*"
+)
+"""Whatever names the firmware: that there is one makes it UEFI."""
+_CALL = re.compile(r"\s*[A-Za-z_]\w*\.(?P<name>[a-z_]+)\s+(?P<pairs>:.+)")
+_PAIR = re.compile(
+    r"\s*:(?P<key>[a-z_]+)\s*=>\s*"
+    r"(?P<value>\"[^\"\\#]*\"|'[^'\\]*'|-?[0-9]{1,12}|true|false|:[a-z]\w*)\s*"
+)
 _STRUCTURE = re.compile(
     r"\s*(?:#.*|end|Vagrant\.configure\(?\s*['\"]?2['\"]?\s*\)?\s*do\s*\|\w+\|"
     r"|\w+\.vm\.provider\s*\(?\s*:?['\"]?\w+['\"]?\s*(?:,[^|]*)?\)?\s*do\s*\|[\w, ]+\|"
@@ -21,27 +29,30 @@ _STRUCTURE = re.compile(
 )
 
 
-def settings(text: str) -> Iterator[tuple[int, str, Value | dict[str, int] | None]]:
+def settings(text: str) -> Iterator[tuple[int, str, Value | dict[str, Value] | None]]:
     """``(line number, name, value)`` of each setting; name ``""`` and ``None`` for other code.
 
-    Values are literals; ``cputopology`` is a dictionary. Comments and the blocks that every
-    Vagrantfile consists of are passed over.
+    Values are literals, or dictionaries of them (``cputopology :sockets => '2'``). Comments and
+    the blocks that every Vagrantfile consists of are passed over.
     """
     for number, line in enumerate(text.splitlines()[:MAX_LINES], 1):
-        if len(line) > 1000:
+        if len(line) > MAX_LINE:
             yield number, "", None
-            continue
-        if _STRUCTURE.fullmatch(line):
-            continue
-        topology = _TOPOLOGY.fullmatch(line)
-        found = _SETTING.fullmatch(line)
-        if topology is not None:
-            values = {name: int(value) for name, value in _PAIR.findall(topology["values"])}
-            yield number, "cputopology", values
-        elif found is not None:
-            yield number, found["name"], _literal(found["value"])
-        else:
-            yield number, "", None
+        elif not _STRUCTURE.fullmatch(line):
+            yield (number, *_setting(line))
+
+
+def _setting(line: str) -> tuple[str, Value | dict[str, Value] | None]:
+    found = _SETTING.fullmatch(line)
+    if found is not None:
+        return found["name"], _literal(found["value"])
+    if _LOADER.fullmatch(line):
+        return "loader", "chosen by Ruby"
+    call = _CALL.fullmatch(line)
+    pairs = [] if call is None else [_PAIR.fullmatch(one) for one in call["pairs"].split(",")]
+    if call is None or not all(pairs):
+        return "", None
+    return call["name"], {one["key"]: _literal(one["value"]) for one in pairs if one is not None}
 
 
 def _literal(text: str) -> Value:
