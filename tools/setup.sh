@@ -32,6 +32,7 @@ packages=(
     libvirt-clients /usr/bin/virsh
     swtpm-tools /usr/bin/swtpm_setup
     virt-v2v /usr/bin/virt-v2v
+    xva-img /usr/bin/xva-img
 )
 
 install_packages() {

@@ -23,9 +23,12 @@ _MODULES: dict[str, str] = {
     "ova": "vmpack.hypervisors.ovf",
     "esxi": "vmpack.hypervisors.esxi",
     "libvirt": "vmpack.hypervisors.libvirt",
+    "hyperv": "vmpack.hypervisors.hyperv",
     "proxmox": "vmpack.hypervisors.proxmox",
     "utm": "vmpack.hypervisors.utm",
+    "xen": "vmpack.hypervisors.xen",
     "kubevirt": "vmpack.hypervisors.kubevirt",
+    "azure": "vmpack.hypervisors.azure",
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from vmpack.containers import tar, vma
+from vmpack.containers import tar, vma, xva
 from vmpack.errors import UnsupportedError
 from vmpack.ops.opening import detect_format
 from vmpack.source import ByteSource
@@ -63,6 +63,8 @@ def open_container(
 
 def _members_of(head: bytes) -> Callable[[ByteSource], dict[str, Member]] | None:
     """What lists the members of the archive that begins with ``head``."""
+    if xva.is_xva(head):
+        return xva.members
     if tar.is_tar(head):
         return tar.members
     return vma.members if vma.is_vma(head) else None
