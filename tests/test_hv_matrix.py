@@ -42,7 +42,10 @@ def _source(name: str, bundle: Path, folder: Path) -> hv.Source:
     return hv.written_for(name, bundle, folder)[1]
 
 
-def digests(bundle: Path) -> list[str]:
+def digests(bundle: Path, target: str = "") -> list[str]:
+    """Of a bundle's disks; as ``target`` has them, where it wants more room behind their ends."""
+    if target == "azure":
+        return sorted(hv.grown_digests(bundle, 20 * hv.MIB))
     return sorted(hv.bundle_digests(bundle).values())
 
 
@@ -68,7 +71,7 @@ def test_a_bundle_to_each(
     hv.require_whole(result.report, hv.bundle_config(bundle), _verbatim_of(name))
     for path in (one for one in out.rglob("*") if one.is_file()):
         hv.parse(path)
-    assert images(result, hv.source_in(result, out)) == digests(bundle)
+    assert images(result, hv.source_in(result, out)) == digests(bundle, name)
     listed = {*result.files, *(path for _, path in result.disks)}
     for one in listed:
         assert Path(one).exists() or Path(one.rpartition(":")[0]).exists(), one
@@ -124,7 +127,7 @@ def test_each_to_each(
     assert set(result.report) == {"import", "export"}
     for part in result.report.values():
         hv.require_reasons(part)  # type: ignore[arg-type]
-    assert images(result, hv.source_in(result, out)) == digests(bundles["bios"])
+    assert images(result, hv.source_in(result, out)) == digests(bundles["bios"], target)
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -222,7 +225,7 @@ def test_text_stays_text(name: str, carried: str, tmp_path: Path) -> None:
         hv.parse(path)
     assert all("\n" not in line and "\x1b" not in line for line in result.instructions)
     source = hv.source_in(result, out)
-    assert images(result, source) == digests(bundle)
+    assert images(result, source) == digests(bundle, name)
     if source.is_config and not carried:
         config = hv.read_back(source)[0].config
         before = hv.bundle_config(bundle)

@@ -6,30 +6,18 @@ import os
 import subprocess
 from base64 import b64encode
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.proxmox import TPM_STATE, TYPICAL, backup, parsed
+from tests.support.proxmox import TPM_STATE, TYPICAL, backup, machine, parsed
 from tests.support.tools import require_tool
 from vmpack.errors import UnsupportedError
-from vmpack.hypervisors.base import ExportDisk, Machine, WrittenDisk
+from vmpack.hypervisors.base import Machine, WrittenDisk
 from vmpack.hypervisors.proxmox.write import plan
 from vmpack.machine import MachineConfig
-from vmpack.machine.pins import DiskFacts, pin
 from vmpack.ops.pack import pack
 from vmpack.ops.transfer import export_bundle, transfer
 from vmpack.units import MiB
-
-
-def machine(config: dict[str, Any], blobs: dict[str, bytes] | None = None) -> Machine:
-    made = MachineConfig.from_toml("")
-    made = MachineConfig.model_validate(config, context={"person": True})
-    ids = [one.id for one in made.disks or () if not one.empty] or ["root"]
-    kinds = {one.id: one.kind or "disk" for one in made.disks or ()}
-    facts = [DiskFacts(one, 8 * MiB, kinds.get(one, "disk")) for one in ids]
-    pinned = pin(made, facts, seed=b"test")
-    return Machine(pinned, {one: ExportDisk(one, 8 * MiB, MiB) for one in ids}, blobs or {})
 
 
 def texts(made: Machine) -> dict[str, bytes]:

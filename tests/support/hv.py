@@ -167,6 +167,20 @@ def digest_of(path: str | Path) -> str:
         reader.close()
 
 
+def grown_digests(bundle: Path, size: int) -> list[str]:
+    """Content digests of a bundle's disks, were each ``size`` bytes long."""
+    from vmpack.digest import content_digest
+    from vmpack.ops.grown import GrownDisk
+
+    found = []
+    with Bundle.open(bundle) as opened:
+        for one in opened.manifest.disks:
+            reader = opened.disk(one.id)
+            found.append(content_digest(GrownDisk(reader, size)))
+            reader.close()
+    return found
+
+
 def bundle_digests(bundle: Path) -> dict[str, str]:
     """Content digest of each disk of a bundle."""
     with Bundle.open(bundle) as opened:

@@ -1,11 +1,15 @@
-"""Configs and backups of Proxmox VE."""
+"""Configs and backups of Proxmox VE, and machines to write for others."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.support.disks import disk_bytes
 from tests.support.vma import Vma
-from vmpack.hypervisors.base import ConfigSource, Imported
+from vmpack.hypervisors.base import ConfigSource, ExportDisk, Imported, Machine
 from vmpack.hypervisors.proxmox.read import read
+from vmpack.machine import MachineConfig
+from vmpack.machine.pins import DiskFacts, pin
 from vmpack.runner.tpm import to_linear
 from vmpack.units import MiB
 
@@ -88,3 +92,13 @@ def backup(text: str = TYPICAL) -> bytes:
         "drive-tpmstate0-backup": to_linear(TPM_STATE).ljust(4 * MiB, b"\0"),
     }
     return Vma({"qemu-server.conf": config.encode()}, DISKS | extra, shuffle=1).build()
+
+
+def machine(config: dict[str, Any], blobs: dict[str, bytes] | None = None) -> Machine:
+    made = MachineConfig.from_toml("")
+    made = MachineConfig.model_validate(config, context={"person": True})
+    ids = [one.id for one in made.disks or () if not one.empty] or ["root"]
+    kinds = {one.id: one.kind or "disk" for one in made.disks or ()}
+    facts = [DiskFacts(one, 8 * MiB, kinds.get(one, "disk")) for one in ids]
+    pinned = pin(made, facts, seed=b"test")
+    return Machine(pinned, {one: ExportDisk(one, 8 * MiB, MiB) for one in ids}, blobs or {})

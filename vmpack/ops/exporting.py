@@ -18,6 +18,7 @@ from vmpack.errors import OutputError, UnsupportedError, UsageError, from_os_err
 from vmpack.formats.base import CreateOptions, ImageReader, Job
 from vmpack.hypervisors.base import DiskFile, Machine, Plan, TextFile, WrittenDisk
 from vmpack.ops.create import require_options, writable
+from vmpack.ops.fitting import fit
 from vmpack.ops.lint import lint_machine, require_fit
 from vmpack.ops.writing import NewImage
 from vmpack.output import Output
@@ -131,10 +132,15 @@ def _loose(job: _Job, stack: ExitStack) -> ExportResult:
     _require_absent(job, names)
     stack.callback(remove_folders, _make_parents(job, names))
     for file in job.plan.disks:
-        new = stack.enter_context(_new_image(job, file))
+        disk, notes = fit(
+            formats.get(file.format), job.readers[file.disk], _create_options(job, file)
+        )
+        for note in notes:
+            job.plan.report.approximated(f"disk {file.disk}", note)
+        new = stack.enter_context(_new_image(job, file, disk.virtual_size))
         outputs.append(new)
         copied = new.copy(
-            job.readers[file.disk],
+            disk,
             workers=job.workers,
             progress=job.progress,
             label=f"writing {file.disk}",
@@ -243,11 +249,11 @@ def _create_options(job: _Job, file: DiskFile) -> CreateOptions:
     )
 
 
-def _new_image(job: _Job, file: DiskFile) -> NewImage:
+def _new_image(job: _Job, file: DiskFile, size: int) -> NewImage:
     return NewImage(
         formats.get(file.format),
         job.path(file.name),
-        _create_options(job, file),
+        replace(_create_options(job, file), virtual_size=size),
         force=job.force,
         inputs=job.inputs,
     )

@@ -25,7 +25,6 @@ if [ $# -lt 2 ]; then
 fi
 vmid=$1
 storage=$2
-isos=${3:-local}
 here=$(cd -- "$(dirname -- "$0")" && pwd)
 case $here in
     *[,=]*)
@@ -54,7 +53,9 @@ def config_text(writing: Writing, drives: Sequence[Drive]) -> str:
 
 def script_text(writing: Writing, drives: Sequence[Drive]) -> str:
     """The script; every value is quoted for the shell."""
-    return _HEAD + "\n" + "\n".join(_commands(writing, drives)) + "\n"
+    isos = any(one.file.endswith(".iso") for one in drives)
+    lines = ["isos=${3:-local}"] if isos else []
+    return _HEAD + "\n".join([*lines, "", *_commands(writing, drives), ""])
 
 
 def _commands(writing: Writing, drives: Sequence[Drive]) -> Iterator[str]:

@@ -1,0 +1,9 @@
+"""Prints the script that describes a machine of Hyper-V as JSON."""
+
+from __future__ import annotations
+
+import sys
+
+from vmpack.hypervisors.hyperv import export_script
+
+sys.stdout.write(export_script())
