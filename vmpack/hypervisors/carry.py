@@ -218,7 +218,7 @@ class Carrier:
 def _index(element: Element) -> str:
     """What tells an element from its neighbours, for people: a key or a name."""
     for name, value in element.items():
-        if xmlsafe.local(name) in ("key", "name", "slot", "position", "id"):
+        if xmlsafe.local(name).rpartition(":")[2] in ("key", "name", "slot", "position", "id"):
             return "(" + re.sub(r"[^\w .:-]", "_", value)[:60] + ")"
     return ""
 
@@ -252,6 +252,8 @@ def restore(
     for field in fields:
         place, name, is_attribute = _parted(field.key)
         target = places.get(place)
+        if target is None:
+            target = _part(places, place)
         if target is None and make is not None:
             target = make(place)
         if target is None:
@@ -260,6 +262,14 @@ def restore(
             _set(target, name, field, prefixes, report, replace=place.startswith(rules.places))
         else:
             _insert(target, field, prefixes, report, rules)
+
+
+def _part(places: Mapping[str, Element], place: str) -> Element | None:
+    """A place that is a part of another one: ``cpu/vmw:CoresPerSocket``."""
+    above, _, name = place.rpartition("/")
+    if above not in places:
+        return None
+    return next((one for one in places[above] if f"{one.tag}{_index(one)}" == name), None)
 
 
 def _parted(key: str) -> tuple[str, str, bool]:

@@ -276,15 +276,16 @@ class Envelope:
             if one.category and one.category != category:
                 yield element("Category", one.category)
                 category = one.category
-            secret = one.type == "password"
+            kind = one.type or "string"
             configurable = one.user_configurable
             made = element(
                 "Property",
                 None,
                 {
                     "ovf:key": one.key,
-                    "ovf:type": "string" if secret else one.type or "string",
-                    "ovf:password": "true" if secret else None,
+                    "ovf:type": names.PROPERTY_TYPES.get(kind, kind),
+                    "ovf:password": "true" if kind == "password" else None,
+                    "vmw:qualifiers": "Ip" if kind == "ip" else None,
                     "ovf:value": one.value,
                     "ovf:userConfigurable": None
                     if configurable is None

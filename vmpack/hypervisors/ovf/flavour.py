@@ -10,6 +10,7 @@ from vmpack.errors import UnsupportedError
 from vmpack.hypervisors.vmware import places as vmware
 from vmpack.machine import MachineConfig
 from vmpack.machine.hardware import Disk
+from vmpack.machine.names import chipset
 from vmpack.units import GiB
 
 VIRTUALBOX = "virtualbox-2.2"
@@ -60,7 +61,7 @@ class Flavour:
         """A place for each drive, in their order. Raises :class:`UnsupportedError` for too many."""
         disks = config.disks or ()
         if self.is_virtualbox:
-            return _virtualbox_slots(disks)
+            return _virtualbox_slots(disks, 8 if chipset(config.machine) == "q35" else 1)
         buses = [self.bus(one, config.guest_os.family) for one in disks]
         moved = [
             one if one.bus == bus else one.model_copy(update={"bus": bus, "port": None})
@@ -138,7 +139,8 @@ _BOX_UNITS = {
 }
 
 
-def _virtualbox_slots(disks: Sequence[Disk]) -> list[Slot]:
+def _virtualbox_slots(disks: Sequence[Disk], most: int) -> list[Slot]:
+    """At most ``most`` controllers of each kind: one beside PIIX3, eight beside ICH9."""
     found: dict[int, Slot] = {}
     order = sorted(range(len(disks)), key=lambda number: (disks[number].port is None, number))
     for number in order:
@@ -149,10 +151,11 @@ def _virtualbox_slots(disks: Sequence[Disk]) -> list[Slot]:
             is_ide = bus == "ide"
             controller = disk.port if is_ide else disk.controller or 0
             wanted.append(Slot(bus, controller, (disk.unit or 0) if is_ide else disk.port))
-        count = 2 if bus == "ide" else 1
+        count = 2 if bus == "ide" else most
+        wanted = [one for one in wanted if one.controller < count and one.unit < _BOX_UNITS[bus]]
         wanted += [Slot(bus, one, unit) for one in range(count) for unit in range(_BOX_UNITS[bus])]
         free = next((slot for slot in wanted if slot not in found.values()), None)
-        if free is None or free.unit >= _BOX_UNITS[bus]:
+        if free is None:
             raise UnsupportedError(
                 f"VirtualBox has no place left on {bus} for disk {disk.id!r}",
                 field=f"disk[{number}]",

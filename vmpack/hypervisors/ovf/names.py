@@ -151,6 +151,9 @@ ORDER = (
 )
 """Properties of an item stand in this order (DSP0243: a sequence, in alphabetical order)."""
 
+PROPERTY_TYPES = {"password": "string", "ip": "string", "int": "sint64"}
+"""Types of properties that an OVF has other words for; VMware qualifies addresses by ``Ip``."""
+
 RULES = Rules(
     labels=frozenset(
         {"Info", "Description", "vbox:OSType"}

@@ -7,6 +7,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from vmpack.hypervisors.ovf.document import Document, child, children, clean, place_name
+from vmpack.hypervisors.ovf.names import PROPERTY_TYPES, VMW
 from vmpack.hypervisors.xmlsafe import local
 
 _FIELDS = {
@@ -73,8 +74,14 @@ def _type(doc: Document, element: Element) -> tuple[str | None, str]:
     word = doc.attribute(element, "type").lower()
     if doc.attribute(element, "password").lower() in ("true", "1") or word == "password":
         return "password", ""
+    qualifiers = f"{{{VMW}}}qualifiers"
+    if word == "string" and element.get(qualifiers) == "Ip":
+        doc.take(element, qualifiers)
+        return "ip", ""
     if word in ("string", "boolean", "int", "ip"):
         return word, ""
+    if word == PROPERTY_TYPES["int"]:
+        return "int", ""
     if _INTEGERS.fullmatch(word) and not word.startswith("real"):
         return "int", f"of the type int; {word} is stated"
     return "string", f"of the type string; {word} is stated" if word else ""

@@ -268,6 +268,9 @@ class Machine:
 
     def _serial(self) -> None:
         section = child(self.hardware, "UART")
+        if section is not None:
+            # Its ports are carried one by one.
+            self.carrier.take(section)
         for port in children(section, "Port"):
             slot = port.get("slot", "")
             if not flag(port.get("enabled", "")):
