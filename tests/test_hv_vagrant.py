@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.disks import random_disk
 from tests.support.qemu import QemuImg
+from tests.support.tools import require_tool, run
 from vmpack.bundle import Bundle
 from vmpack.errors import DamagedError, UnsupportedError, VmpackError
 from vmpack.hypervisors import get, recognise
@@ -214,6 +215,7 @@ def test_only_boxes_are_recognised() -> None:
     assert name("other.json", b'{"provider": "libvirt"}') is None
 
 
+CARRIED_FIELD = 'key = "libvirt.keymap"\nvalue = "\\"de\\""\n'
 METACHARACTERS = "a'b\\c\"d#{`id`}$(x)\n</y>&;"
 
 
@@ -245,6 +247,30 @@ def test_what_is_written_is_a_box_of_format_1(tmp_path: Path, qemu_img: QemuImg)
     assert ".find { |path| File.exist?(path) }" in text
     export_bundle(tmp_path / "b.vmpack", tmp_path / "again", "vagrant")
     assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_vagrant_adds_the_box_and_knows_its_settings(tmp_path: Path) -> None:
+    """Debian's Vagrant with vagrant-libvirt, in a home of its own."""
+    vagrant = require_tool("vagrant")
+    random_disk(tmp_path / "d.raw", MIB, seed=1)
+    toml = '[firmware]\nkind = "uefi"\n[tpm]\n[[disk]]\nid = "a"\nbus = "lsilogic"\n'
+    config = MachineConfig.from_toml(toml + f"[[verbatim.vagrant]]\n{CARRIED_FIELD}")
+    pack([tmp_path / "d.raw"], tmp_path / "b.vmpack", config=config, name="boxed")
+    export_bundle(tmp_path / "b.vmpack", tmp_path / "out", "vagrant")
+    home = tmp_path / "home"
+    home.mkdir()
+    env = {"HOME": str(home), "VAGRANT_HOME": str(home / "v"), "VAGRANT_CHECKPOINT_DISABLE": "1"}
+    words = ["box", "add", "--provider", "libvirt", "--name", "boxed", tmp_path / "out/boxed.box"]
+    added = run([vagrant, *words], env=env, cwd=home)
+    assert b"Successfully added box 'boxed'" in added.stdout
+    with tarfile.open(tmp_path / "out/boxed.box") as archive:
+        file = archive.extractfile("Vagrantfile")
+        assert file is not None
+        text = file.read().decode()
+    assert "libvirt.keymap = 'de'" in text
+    text = text.replace("|config|\n", '|config|\n  config.vm.box = "boxed"\n', 1)
+    (home / "Vagrantfile").write_text(text)
+    assert b"validated successfully" in run([vagrant, "validate"], env=env, cwd=home).stdout
 
 
 def test_more_disks_make_a_box_of_format_2(tmp_path: Path) -> None:

@@ -66,5 +66,5 @@ HYPERVISOR = Hypervisor(
         secure_boot=False,
         source="https://vagrant-libvirt.github.io/vagrant-libvirt/boxes.html",
     ),
-    proven_by="tool qemu-img on the box's images; structure",
+    proven_by="tool vagrant with vagrant-libvirt",
 )
