@@ -6,6 +6,7 @@ import gzip
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.support.tools import require_tool, run
 from vmpack.units import MiB
@@ -39,16 +40,15 @@ def put_fat(path: Path, files: Mapping[str, bytes], at: int = ESP_AT, size: int 
     with part.open("wb") as file:
         file.truncate(size)
     run([require_tool("mkfs.vfat"), "-i", "12345678", part])
-    env = {"MTOOLS_SKIP_CHECK": "1"}
-    folders = sorted(
-        {"/".join(name.split("/")[:n]) for name in files for n in range(1, name.count("/") + 1)}
-    )
-    if folders:
-        run([require_tool("mmd"), "-i", part, *(f"::{one}" for one in folders)], env=env)
-    source = path.with_name(path.name + ".file")
-    for name, data in files.items():
-        source.write_bytes(data)
-        run([require_tool("mcopy"), "-i", part, source, f"::{name}"], env=env)
+    with TemporaryDirectory(dir=path.parent) as folder:
+        for name, data in files.items():
+            target = Path(folder, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+        top = sorted(Path(folder).iterdir())
+        if top:
+            env = {"MTOOLS_SKIP_CHECK": "1"}
+            run([require_tool("mcopy"), "-s", "-i", part, *top, "::"], env=env)
     patch(path, at, part.read_bytes())
     return path
 
