@@ -89,7 +89,7 @@ VARIANTS = {
 def test_virsh_defines_what_is_written(
     variant: str, in_place: bool, daemon: Libvirt, tmp_path: Path
 ) -> None:
-    """VMP-WIN: hostile 43; every kind of device passes libvirt's schema and its own checks."""
+    """LV-OUT-1, LV-OUT-5, LV-OUT-6, hostile: 43; schema and libvirt's checks."""
     toml = VARIANTS[variant]
     ids = re.findall(r'id = "([a-z0-9]+)"\n(?!kind = "cdrom"\nbus = "sata"\nempty)', toml)
     ids = [one for one in ids if one != "debian12"] or ["root"]
@@ -133,6 +133,7 @@ def domain_of(result: ExportResult) -> Path:
 
 
 def test_the_instruction_for_hosts_without_kvm_is_right(daemon: Libvirt, tmp_path: Path) -> None:
+    """LV-OUT-2, LV-OUT-3."""
     bundle = made(tmp_path / "b", 'name = "it\'s $HOME"\n', "root")
     result = export_bundle(bundle, tmp_path / "o u't", "libvirt")
     strict, other, start = result.instructions
@@ -149,7 +150,7 @@ def test_the_instruction_for_hosts_without_kvm_is_right(daemon: Libvirt, tmp_pat
 
 @pytest.mark.slow
 def test_the_bios_guest_boots(daemon: Libvirt, guest_bios: Path) -> None:
-    """It reaches the milestones of ``vmpack verify``; a running domain is not packed."""
+    """LV-LIVE-2: It reaches the milestones of ``vmpack verify``; a running domain is not packed."""
     work = Path(tempfile.mkdtemp(dir=daemon.folder))
     bundle = work / "bios.vmpack"
     pack([guest_bios], bundle, config=MachineConfig.from_toml('memory = "256M"'), name="lv-bios")
@@ -167,7 +168,7 @@ def test_the_bios_guest_boots(daemon: Libvirt, guest_bios: Path) -> None:
 def test_the_uefi_guest_boots_in_place_with_its_nvram(
     daemon: Libvirt, guest_uefi: Path, qemu_img: QemuImg
 ) -> None:
-    """Firmware by libvirt's choice, variables in the export's file (xen-orchestra#6054).
+    """LV-INP-1, LV-INP-2, LV-OUT-4, xen-orchestra#6054: variables are in the export's file.
 
     The bundle stays as it is, even where somebody commits the overlay into it.
     """
@@ -196,7 +197,7 @@ def test_the_uefi_guest_boots_in_place_with_its_nvram(
 
 
 def test_a_domain_that_is_off_is_packed(daemon: Libvirt, tmp_path: Path) -> None:
-    """Live: files of the domain's own XML are followed, and its NVRAM with them."""
+    """LV-LIVE-1, LV-LIVE-3: files of the domain's own XML are followed, its NVRAM too."""
     bundle = made(tmp_path / "b", VARIANTS["uefi"], "root", blobs={"nvram": b"\xff" * 540672})
     work = Path(tempfile.mkdtemp(dir=daemon.folder))
     result = export_bundle(bundle, work / "out", "libvirt")

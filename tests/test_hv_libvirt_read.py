@@ -80,7 +80,7 @@ def test_its_disks_keep_bus_place_and_order(rich: Imported) -> None:
 
 
 def test_its_cards_keep_mac_network_and_tell_of_a_moved_slot(rich: Imported) -> None:
-    """Field notes "MAC lost" and "NIC renamed because the PCI slot changed"."""
+    """LV-READ-1: Field notes "MAC lost" and "NIC renamed because the PCI slot changed"."""
     assert rich.config.nics is not None
     first, second = rich.config.nics
     assert (first.mac, first.model, first.network, first.mtu) == (
@@ -95,7 +95,7 @@ def test_its_cards_keep_mac_network_and_tell_of_a_moved_slot(rich: Imported) -> 
 
 
 def test_what_names_the_host_is_dropped_and_the_rest_carried(rich: Imported) -> None:
-    """CFG-FORM-4: no path, device or socket of the host, and no secret."""
+    """LV-READ-6: CFG-FORM-4: no path, device or socket of the host, and no secret."""
     text = str(rich.config.to_json_dict())
     for hidden in ("/var", "/usr", "/etc", "/srv", "/dev/", "vnet0", "eth0", "hush", "/boot/"):
         assert hidden not in text, hidden
@@ -115,7 +115,7 @@ def test_what_names_the_host_is_dropped_and_the_rest_carried(rich: Imported) -> 
 
 
 def test_every_attribute_and_text_is_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is lost without a word: each was either understood, carried or dropped."""
+    """LV-READ-1: Nothing is lost without a word: each was either understood, carried or dropped."""
     seen: list[Any] = []
     original = reader.Domain.__init__
 
@@ -136,7 +136,7 @@ def test_every_attribute_and_text_is_in_the_report(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_domain_goes_there_and_back(tmp_path: Path) -> None:
-    """What was carried is given back; a second round changes nothing at all."""
+    """LV-OUT-7: What was carried is given back; a second round changes nothing at all."""
     for number, name in enumerate(("win10.raw", "b.raw", "third.raw", "d.raw")):
         random_disk(tmp_path / name, 1 << 20, seed=number + 1)
     text = RICH.replace("type='qcow2'", "type='raw'").replace("win10.qcow2", "win10.raw")
@@ -229,13 +229,13 @@ def test_boot_order_of_devices_and_of_kinds() -> None:
 
 
 def test_a_disk_without_a_driver_is_raw_as_libvirt_has_it(tmp_path: Path) -> None:
-    """hostile: 1 - a guest that writes a qcow2 header into its disk chooses no parser."""
+    """LV-READ-2, hostile: 1 - a guest with a qcow2 header in its disk chooses no parser."""
     found = read(plain().replace(b"<driver name='qemu' type='raw'/>", b""))
     assert found.disks["vda"].format == "raw"
 
 
 def test_a_slice_is_never_read_as_an_empty_overlay(tmp_path: Path) -> None:
-    """An XML of --in-place: the overlay alone would read as zeros."""
+    """LV-READ-4, LV-INP-1: An XML of --in-place: the overlay alone would read as zeros."""
     random_disk(tmp_path / "d.raw", 1 << 20, seed=1)
     pack([tmp_path / "d.raw"], tmp_path / "b.vmpack")
     result = export_bundle(tmp_path / "b.vmpack", tmp_path / "out", "libvirt", in_place=True)
@@ -268,7 +268,7 @@ def test_a_slice_is_never_read_as_an_empty_overlay(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_refused(text: bytes, error: type[VmpackError], match: str) -> None:
-    """hostile: 42, 24."""
+    """LV-READ-3: hostile: 42, 24."""
     with pytest.raises(error, match=match):
         read(text)
 
@@ -349,7 +349,7 @@ HOSTILE = [
 def test_what_a_stranger_carries_names_nothing_of_the_host(
     key: str, value: str, tmp_path: Path
 ) -> None:
-    """CFG-FORM-4, hostile: 43 - a bundle's carried fields are no way around the rules."""
+    """LV-OUT-7: CFG-FORM-4, hostile: 43 - a bundle's carried fields are no way around the rules."""
     from vmpack.machine import MachineConfig
 
     random_disk(tmp_path / "d.raw", 1 << 20, seed=1)

@@ -78,6 +78,7 @@ def verdicts(imported: Imported, verdict: Verdict) -> dict[str, str]:
 
 @pytest.mark.parametrize("gz", [True, False], ids=["gzip", "tar"])
 def test_a_box_of_format_1(gz: bool, tmp_path: Path, qemu_img: QemuImg) -> None:
+    """VAG-READ-2."""
     (tmp_path / "d.raw").write_bytes(raw(7))
     qemu_img.run("convert", "-O", "qcow2", tmp_path / "d.raw", tmp_path / "d.qcow2")
     metadata = {"provider": "libvirt", "format": "qcow2", "virtual_size": 1}
@@ -105,6 +106,7 @@ def test_a_box_of_format_1(gz: bool, tmp_path: Path, qemu_img: QemuImg) -> None:
 
 
 def test_a_box_of_format_2_names_its_disks(tmp_path: Path) -> None:
+    """VAG-READ-2."""
     disks = [
         {"path": "disk1.img", "format": "raw"},
         {"path": "more/disk2.img", "name": "Second Disk", "format": "raw"},
@@ -120,7 +122,7 @@ def test_a_box_of_format_2_names_its_disks(tmp_path: Path) -> None:
 
 
 def test_ruby_is_never_run_and_never_carried() -> None:
-    """CFG-FORM-4: settings that are plain are read, code and paths are dropped and said."""
+    """VAG-READ-4, CFG-FORM-4: plain settings are read, code and paths are dropped."""
     found = read(
         {"provider": "libvirt", "format": "qcow2", "note": "/etc/passwd", "colour": [1]},
         {"Vagrantfile": VAGRANTFILE.encode()},
@@ -143,7 +145,7 @@ def test_ruby_is_never_run_and_never_carried() -> None:
 
 
 def test_a_box_of_virtualbox_is_its_ovf(tmp_path: Path, qemu_img: QemuImg) -> None:
-    """Its MAC address stands in the Vagrantfile (field note "MAC lost")."""
+    """VAG-READ-3: Its MAC address stands in the Vagrantfile (field note "MAC lost")."""
     (tmp_path / "d.raw").write_bytes(raw(3))
     config = MachineConfig.from_toml('memory = "256M"\n[[disk]]\nid = "root"\nbus = "sata"\n')
     pack([tmp_path / "d.raw"], tmp_path / "d.vmpack", config=config, name="boxed")
@@ -189,7 +191,7 @@ def test_a_box_of_virtualbox_without_its_ovf() -> None:
     ],
 )
 def test_damaged_metadata(data: bytes) -> None:
-    """hostile: 10."""
+    """VAG-READ-1: hostile: 10."""
     with pytest.raises(DamagedError):
         read(data)
 
@@ -220,7 +222,7 @@ METACHARACTERS = "a'b\\c\"d#{`id`}$(x)\n</y>&;"
 
 
 def test_what_is_written_is_a_box_of_format_1(tmp_path: Path, qemu_img: QemuImg) -> None:
-    """hostile: 43 - strings are single-quoted Ruby; the image is what the bundle holds."""
+    """VAG-OUT-1, VAG-OUT-2, VAG-OUT-3, hostile: 43 - strings are single-quoted Ruby."""
     (tmp_path / "d.raw").write_bytes(raw(5))
     config = MachineConfig(description=METACHARACTERS).to_toml()
     pack(
@@ -274,6 +276,7 @@ def test_vagrant_adds_the_box_and_knows_its_settings(tmp_path: Path) -> None:
 
 
 def test_more_disks_make_a_box_of_format_2(tmp_path: Path) -> None:
+    """VAG-OUT-1."""
     images = []
     for number in range(3):
         images.append(tmp_path / f"d{number}.raw")
@@ -334,7 +337,7 @@ def test_there_and_back(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_stranger_carries_is_no_code(key: str, value: str, tmp_path: Path) -> None:
-    """CFG-FORM-4, hostile: 43."""
+    """VAG-OUT-2: CFG-FORM-4, hostile: 43."""
     random_disk(tmp_path / "d.raw", MIB, seed=1)
     data = {"name": "x", "verbatim": {"vagrant": [{"key": key, "value": value}]}}
     (tmp_path / "c.json").write_text(json.dumps(data))

@@ -70,5 +70,5 @@ HYPERVISOR = Hypervisor(
         name_pattern=r"(?=.*\S)[^/\n]+",
         source="https://libvirt.org/formatdomain.html",
     ),
-    proven_by="tool virsh, boots under libvirtd",
+    proven_by="tool virsh; boots under libvirtd",
 )

@@ -303,7 +303,7 @@ def _cpu(export: Export) -> Element:
     name = names.CPU_NAMES.get(model)
     if name is None:
         name = model
-        report.approximated("cpu.model", f"{model}: libvirt knows that name since 11.0 only")
+        report.approximated("cpu.model", f"{model}: libvirt 9.0 has no such name, later ones have")
     else:
         report.kept("cpu.model", f"cpu/model {name}")
     attributes = {"mode": "custom", "match": "exact", "check": "partial"}

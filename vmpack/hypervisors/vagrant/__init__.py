@@ -54,7 +54,7 @@ def plan(machine: Machine) -> Plan:
 HYPERVISOR = Hypervisor(
     name="vagrant",
     title="Vagrant",
-    reads=(".box of libvirt and VirtualBox",),
+    reads=(".box",),
     writes="one .box for vagrant-libvirt",
     recognise=recognise,
     wants=wants,
