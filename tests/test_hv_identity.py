@@ -59,12 +59,12 @@ def test_unpack(name: str, bundle: Path, tmp_path: Path) -> None:
     derived, derived_again = written("derive", "out"), written("derive", "out")
     new, newer = written("new", "out"), written("new", "out")
     assert derived == derived_again
-    assert kept != derived
-    assert new != newer
-    assert new != derived
+    has_old = [one for one in KEPT if plain(one) in texts(tmp_path / "keep")]
+    if has_old:
+        # A target that makes all of them itself has nothing to change.
+        assert len({str(one) for one in (kept, derived, new, newer)}) == 4
     assert export_bundle(bundle, tmp_path / "keep", name, force=True, verify=False)
     assert hv.tree(tmp_path / "keep") == kept
-    has_old = [one for one in KEPT if plain(one) in texts(tmp_path / "keep")]
     written("derive", "out")
     now = texts(tmp_path / "out")
     for one in (*has_old, "OLD-SERIAL-1"):
@@ -86,7 +86,8 @@ def test_pack_and_convert(name: str, bundle: Path, tmp_path: Path) -> None:
     assert [new for old, new in zip(imported, keep, strict=True) if old not in (None, new)] == []
     derived = packed("derive")
     assert derived == packed("derive")
-    assert not set(derived) & set(keep)
+    # What the source did not give is derived in either case.
+    assert not set(derived) & set(imported)
     assert len(set(derived)) == len(derived)
     assert not set(packed("new")) & set(packed("new"))
 

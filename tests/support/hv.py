@@ -7,6 +7,7 @@ import json
 import os
 import plistlib
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -310,7 +311,8 @@ def only_opens(*folders: Path) -> Iterator[None]:
         own = path.startswith((f"/proc/{os.getpid()}/", "/proc/self/", "/dev/null", "/etc/ld.so"))
         if not own and not any(os.path.commonpath([path, one]) == one for one in allowed):
             outside.append(name)
-    assert outside == []
+    # A file without a name, into which an archive is unpacked, is opened by its folder's.
+    assert [one for one in outside if one != tempfile.gettempdir()] == [], outside
 
 
 def fact(disk_id: str) -> ExportDisk:
