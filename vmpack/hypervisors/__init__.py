@@ -27,6 +27,7 @@ _MODULES: dict[str, str] = {
     "proxmox": "vmpack.hypervisors.proxmox",
     "utm": "vmpack.hypervisors.utm",
     "xen": "vmpack.hypervisors.xen",
+    "incus": "vmpack.hypervisors.incus",
     "kubevirt": "vmpack.hypervisors.kubevirt",
     "azure": "vmpack.hypervisors.azure",
 }

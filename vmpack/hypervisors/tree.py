@@ -95,6 +95,12 @@ class Tree:
         """Whether ``key`` was understood."""
         return (id(holder), key) in self._keys
 
+    def merge(self, other: Tree) -> None:
+        """What ``other`` understood of the same mappings counts here."""
+        self._keys |= other._keys
+        self._places |= other._places
+        self._kept += other._kept
+
     def carry(self) -> None:
         """Carry all that was not understood."""
         self._walk(self.root, "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ _CODECS = {
     b"\xfd7zXZ\0": "xz",
     b"BZh": "bzip2",
 }
+INCUS_INDEX = b"backup/index.yaml\0"
 _LZOP = b"\x89LZO\0\r\n\x1a\n"
 
 
@@ -66,6 +68,8 @@ def _members_of(head: bytes) -> Callable[[ByteSource], dict[str, Member]] | None
     if xva.is_xva(head):
         return xva.members
     if tar.is_tar(head):
+        if INCUS_INDEX in head[:2048]:
+            return partial(tar.members, skip_links=True)
         return tar.members
     return vma.members if vma.is_vma(head) else None
 
