@@ -48,10 +48,11 @@ class Account:
         else:
             self.kept(path, detail)
 
-    def finish(self, rest: Mapping[str, str], otherwise: str) -> Report:
+    def finish(self, rest: Mapping[str, str], otherwise: str, own: tuple[str, ...] = ()) -> Report:
         """The report, with what is left as dropped.
 
         ``rest`` has reasons by the first word of a path (``smbios``), ``otherwise`` the other one.
+        ``own`` names what the target has in a way of its own: that is approximated.
         """
         for name in list(self._left):
             top = name.partition(".")[0].partition("[")[0]
@@ -59,6 +60,8 @@ class Account:
                 self.dropped(name, "it belongs to another hypervisor")
             elif top in OF_VMPACK:
                 self.kept(name, IN_BUNDLE)
+            elif name.startswith(own):
+                self.approximated(name, rest.get(top, otherwise))
             else:
                 self.dropped(name, rest.get(top, otherwise))
         return self._report

@@ -53,6 +53,13 @@ _WHY = {
     "uuid": "Azure gives every machine its own",
 }
 
+_OWN = (
+    *("controller", "display", "guest-agent", "input", "machine", "pvpanic", "rng", "rtc.clock"),
+    *("smbios.bios", "smbios.system.manufacturer", "smbios.system.product"),
+    *("smbios.system.version", "uuid", "watchdog"),
+)
+"""What every machine has there in one way, whatever it was before."""
+
 
 def _plan(machine: Machine) -> Plan:
     from vmpack.errors import UnsupportedError
@@ -71,7 +78,7 @@ def _plan(machine: Machine) -> Plan:
     script = "\n".join([_HEAD, *_commands(machine, account, system, data), ""])
     for blob in machine.blobs:
         account.report.dropped(blob, "Azure has firmware and TPMs of its own")
-    report = account.finish(_WHY, "Azure has no such setting")
+    report = account.finish(_WHY, "Azure has one of its own, or none", _OWN)
     files = (TextFile(SCRIPT, script.encode(), executable=True),)
 
     def render(_: Mapping[str, WrittenDisk]) -> Sequence[TextFile]:
@@ -112,6 +119,8 @@ def _disks(machine: Machine, account: Account) -> tuple[Disk, list[Disk]]:
             account.kept(f"{path}.logical-block-size")
         if not disk.read_only:
             account.kept(f"{path}.read-only")
+        for field in ("serial", "logical-block-size", "physical-block-size"):
+            account.approximated(f"{path}.{field}", "Azure gives disks their own")
         account.dropped(path, "Azure gives disks their own")
     if not hard:
         raise UnsupportedError(
@@ -190,6 +199,7 @@ def _sizes(machine: Machine, account: Account) -> None:
             continue
         for field in ("id", "model", "network", "address"):
             account.approximated(f"nic[0].{field}", "Azure's own card, in a network of its own")
+        account.approximated("nic[0].mac", "Azure gives its cards their own")
         account.dropped("nic[0]", "Azure gives its cards their own")
     for index, port in enumerate(machine.config.serials or ()):
         if port.port == 0:

@@ -6,4 +6,5 @@ import sys
 
 from vmpack.hypervisors.hyperv import export_script
 
-sys.stdout.write(export_script())
+if __name__ == "__main__":
+    sys.stdout.write(export_script())

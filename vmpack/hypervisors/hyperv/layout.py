@@ -114,5 +114,6 @@ def _say(account: Account, drive: Drive) -> None:
     if disk.logical_block_size == 512:
         account.kept(f"{path}.logical-block-size", "of the VHDX")
         account.approximated(f"{path}.physical-block-size", "4096, as VHDX files have it")
-    for name in ("serial", "wwn", "rotation-rate", "logical-block-size", "physical-block-size"):
+    account.approximated(f"{path}.serial", "Hyper-V gives disks their own")
+    for name in ("wwn", "rotation-rate", "logical-block-size", "physical-block-size"):
         account.dropped(f"{path}.{name}", "Hyper-V gives disks their own")

@@ -70,6 +70,12 @@ _WHY = {
     "guest-agent": "Hyper-V's integration services do that",
     "pvpanic": "Hyper-V's guests report a panic through its VM bus",
 }
+_OWN = (
+    *("controller", "display", "guest-agent", "input", "machine", "pvpanic", "rng", "rtc.clock"),
+    *("smbios.bios", "smbios.system.manufacturer", "smbios.system.product"),
+    *("smbios.system.version", "uuid", "watchdog"),
+)
+"""What every machine has there in one way, whatever it was before."""
 _COUNT = re.compile(r"[0-9]{1,18}")
 _WORD = re.compile(r"[A-Za-z]{1,40}")
 _BOOLEAN = re.compile(r"[Tt]rue|[Ff]alse")
@@ -120,7 +126,7 @@ def plan(machine: Machine) -> Plan:
     lines += [f"Write-Output {quoted('the machine is there; start it with Start-VM')}"]
     for name in machine.blobs:
         account.report.dropped(name, "Hyper-V keeps its own, in a file of no documented format")
-    report = account.finish(_WHY, "Hyper-V has no such setting")
+    report = account.finish(_WHY, "Hyper-V has one of its own, or none", _OWN)
     described = described_as(config, drives, carried, _GIVEN_BACK)
     files = (TextFile(SCRIPT, document(lines)), TextFile(DESCRIPTION, described))
 

@@ -19,12 +19,17 @@ _OPTIONS = frozenset(
     (
         *("acpi", "affinity", "allow-ksm", "amd-sev", "audio0", "autostart", "balloon"),
         *("ciupgrade", "ciuser", "citype", "cpulimit", "cpuunits", "freeze", "hotplug"),
-        *("hugepages", "keephugepages", "keyboard", "kvm", "meta", "migrate_downtime"),
+        *("hugepages", "keephugepages", "keyboard", "kvm", "migrate_downtime"),
         *("migrate_speed", "nameserver", "numa", "onboot", "protection", "reboot"),
         *("searchdomain", "shares", "spice_enhancements", "sshkeys", "startup", "tags", "tdf"),
-        *("template", "vcpus", "vmgenid", "watchdog"),
+        *("vcpus", "vmgenid", "watchdog"),
     )
 )
+_OTHERWISE = {
+    "meta": "Proxmox writes it itself",
+    "template": "qm template makes one, when the disks are there",
+}
+"""Options that ``qm create`` does not take, or not yet."""
 _NUMBERED = re.compile(r"(ipconfig|numa)[0-9]{1,2}")
 _SPICE = re.compile(r"usb[0-9]{1,2}")
 _READ_ELSEWHERE = frozenset(("cpu", "machine", "ostype", "scsihw", "vga"))
@@ -54,7 +59,8 @@ class Carried:
             if _allowed(one.key, one.value):
                 self._found[one.key] = one.value
             else:
-                self._report.dropped(one.key, "it could name something of the host")
+                why = _OTHERWISE.get(one.key, "it could name something of the host")
+                self._report.dropped(one.key, why)
 
     def get(self, key: str) -> str:
         """An option's value, empty where there is none; it counts as given back."""

@@ -100,7 +100,8 @@ def plan(machine: Machine) -> Plan:
     _order(writing, drives)
     carried.finish(writing.options, drives)
     _other_blobs(writing)
-    report = account.finish(_WHY, "Proxmox has no such setting")
+    own = ("controller", "pvpanic", "smbios.bios")
+    report = account.finish(_WHY, "Proxmox has no such setting", own)
     files = [
         TextFile(CONFIG, config_text(writing, drives).encode()),
         TextFile(SCRIPT, script_text(writing, drives).encode(), executable=True),
