@@ -170,7 +170,9 @@ class Carrier:
         if (element.text or "").strip() and (id(element), _TEXT) not in self._taken:
             self._attribute(element, _TEXT, f"{place}@{_TEXT}")
         for child in element:
-            self.carry_whole(child, f"{place}/{self.prefixes.tag(child.tag)}{_index(child)}")
+            secret = any(self._why(child, name, value) for name, value in child.items())
+            mark = "" if secret else _index(child)
+            self.carry_whole(child, f"{place}/{self.prefixes.tag(child.tag)}{mark}")
 
     def carry_whole(self, element: Element, place: str) -> None:
         """Carry the element as one fragment where nothing of it was understood."""

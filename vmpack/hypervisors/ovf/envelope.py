@@ -110,7 +110,7 @@ class Envelope:
     def _disks(self) -> Element:
         found = _section("DiskSection", "List of the virtual disks used in the package")
         for one in self.references:
-            if not one.disk or one.cdrom:
+            if not one.disk or (one.cdrom and not self.flavour.is_virtualbox):
                 continue
             facts = self.machine.disks[one.disk]
             made = element(
@@ -121,7 +121,7 @@ class Envelope:
                     "ovf:capacityAllocationUnits": "byte",
                     "ovf:diskId": one.disk,
                     "ovf:fileRef": one.id,
-                    "ovf:format": names.VMDK_FORMAT,
+                    "ovf:format": names.ISO_FORMAT if one.cdrom else names.VMDK_FORMAT,
                     "ovf:populatedSize": str(facts.stored_size),
                     "vbox:uuid": self.uuids.get(one.disk),
                 },
@@ -207,7 +207,9 @@ class Envelope:
         ):
             found.set("ovf:transport", "com.vmware.guestInfo")
         resources = {
-            one.disk: f"ovf:/file/{one.id}" if one.cdrom else f"ovf:/disk/{one.disk}"
+            one.disk: f"ovf:/file/{one.id}"
+            if one.cdrom and not self.flavour.is_virtualbox
+            else f"ovf:/disk/{one.disk}"
             for one in self.references
             if one.disk
         }
