@@ -18,6 +18,7 @@ from vmpack.containers.base import Member
 from vmpack.errors import DamagedError, UnsafeError, UsageError, VmpackError
 from vmpack.extent import Kind
 from vmpack.formats.base import ImageReader, OpenOptions
+from vmpack.hypervisors.xen.ova import virtual_sizes
 from vmpack.ops.pack import pack
 from vmpack.ops.unpack import unpack
 from vmpack.source import ByteSource
@@ -31,7 +32,7 @@ DISKS = {"Ref:3": HOLES, "Ref:7": disk_bytes(MIB + 4096, seed=3)}
 def opened(path: Path, data: bytes) -> Iterator[dict[str, Member]]:
     path.write_bytes(data)
     with ByteSource.open(path) as source:
-        yield container.members(source)
+        yield container.members(source, virtual_sizes)
 
 
 def disk(members: dict[str, Member], name: str, options: OpenOptions | None = None) -> ImageReader:

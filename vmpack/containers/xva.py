@@ -10,7 +10,7 @@ import hashlib
 import re
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -76,7 +76,11 @@ class Pieces:
         return True
 
 
-def members(source: ByteSource) -> dict[str, Member]:
+Sizes = Callable[[bytes], Mapping[str, int]]
+"""What an ``ova.xml`` says of the disks' sizes, by the names of their folders."""
+
+
+def members(source: ByteSource, sizes_of: Sizes) -> dict[str, Member]:
     """``ova.xml`` and the archive's disks, which are called as their folders are.
 
     Raises :class:`DamagedError` for a broken or cut archive, :class:`UnsafeError` for names that
@@ -109,7 +113,7 @@ def members(source: ByteSource) -> dict[str, Member]:
             raise _damaged(source, what, place, "XVA-READ-3")
     if config is None:
         raise _damaged(source, f"has no {CONFIG}", 0, "XVA-READ-2")
-    sizes = _virtual_sizes(source, config)
+    sizes = sizes_of(source.pread(config.offset, config.size))
     result = {CONFIG: config}
     for name, disk in disks.items():
         size = sizes.get(name, disk.size)
@@ -176,23 +180,6 @@ def _header(source: ByteSource, head: bytes, offset: int) -> tuple[str, bytes, i
     if head[257:263] == b"ustar\0" and head[345]:
         name = head[345:500].split(b"\0", 1)[0] + b"/" + name
     return name.decode("utf-8", "replace"), kind, size if kind != b"5" else 0
-
-
-def _virtual_sizes(source: ByteSource, config: Member) -> dict[str, int]:
-    """What ``ova.xml`` says of the disks' sizes. What is wrong with it is said by its reader."""
-    from vmpack.errors import VmpackError
-    from vmpack.hypervisors.xen.ova import objects
-
-    try:
-        found = objects(source.pread(config.offset, config.size), path=source.path)
-    except VmpackError:
-        return {}
-    sizes = {}
-    for one in found:
-        text = str(one.snapshot.get("virtual_size", ""))
-        if one.kind == "VDI" and re.fullmatch("[0-9]{1,15}", text):
-            sizes[one.ref] = int(text)
-    return sizes
 
 
 def _open(source: ByteSource, disk: Pieces, size: int, options: OpenOptions) -> ImageReader:

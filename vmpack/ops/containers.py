@@ -63,10 +63,16 @@ def open_container(
         raise
 
 
+def _xva_members(source: ByteSource) -> dict[str, Member]:
+    from vmpack.hypervisors.xen.ova import virtual_sizes
+
+    return xva.members(source, virtual_sizes)
+
+
 def _members_of(head: bytes) -> Callable[[ByteSource], dict[str, Member]] | None:
     """What lists the members of the archive that begins with ``head``."""
     if xva.is_xva(head):
-        return xva.members
+        return _xva_members
     if tar.is_tar(head):
         if INCUS_INDEX in head[:2048]:
             return partial(tar.members, skip_links=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from vmpack.errors import DamagedError
+from vmpack.errors import DamagedError, VmpackError
 from vmpack.hypervisors import xmlsafe
 
 MAX_OBJECTS = 4096
@@ -39,6 +40,20 @@ def objects(data: bytes, *, path: str) -> list[Object]:
         for row in rows
         if isinstance(row, dict) and isinstance(row.get("snapshot"), dict)
     ]
+
+
+def virtual_sizes(data: bytes) -> dict[str, int]:
+    """Bytes of each disk, by its row; none where the config is broken, which its reader says."""
+    try:
+        found = objects(data, path="ova.xml")
+    except VmpackError:
+        return {}
+    sizes = {}
+    for one in found:
+        text = str(one.snapshot.get("virtual_size", ""))
+        if one.kind == "VDI" and re.fullmatch("[0-9]{1,15}", text):
+            sizes[one.ref] = int(text)
+    return sizes
 
 
 def _value(element: Element) -> Any:
