@@ -52,7 +52,7 @@ def _plan(machine: Machine) -> Plan:
 HYPERVISOR = Hypervisor(
     name="hyperv",
     title="Hyper-V",
-    reads=("JSON of export-hyperv.ps1", ".xml (2008 to 2012 R2)"),
+    reads=("JSON of export-hyperv.ps1", "XML of 2008 to 2012 R2"),
     writes="VHDX, PowerShell script",
     recognise=_recognise,
     read=_read,
