@@ -47,8 +47,8 @@ def made(folder: Path, toml: str, *disks: str, blobs: dict[str, bytes] | None = 
     """A bundle of small random disks."""
     folder.mkdir(exist_ok=True)
     images = []
-    for number, name in enumerate(disks):
-        images.append(folder / f"{name}.raw")
+    for number, disk in enumerate(disks):
+        images.append(folder / f"{disk}.raw")
         random_disk(images[-1], MIB, seed=number + 1)
     kept = {}
     for name, data in (blobs or {}).items():
