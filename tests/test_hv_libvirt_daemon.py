@@ -55,9 +55,9 @@ def made(folder: Path, toml: str, *disks: str, blobs: dict[str, bytes] | None = 
         kept[name] = folder / name
         kept[name].write_bytes(data)
     bundle = folder / "x.vmpack"
-    name = None if toml.startswith("name") else "x"
+    title = None if toml.startswith("name") else "x"
     config = MachineConfig.from_toml('memory = "64M"\n' + toml)
-    pack(images, bundle, config=config, blobs=kept, name=name)
+    pack(images, bundle, config=config, blobs=kept, name=title)
     return bundle
 
 
