@@ -4,6 +4,8 @@
 
 PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
+# A worker for each core, files whole: what one file has set up once is not set up in every worker.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +20,7 @@ demo: setup  ## pack a real Debian machine into one file, boot it from there, ta
 test: setup  ## all tests, with everything that they need
 	@tools/build.sh small debian
 	@tools/build.sh --optional hosts
-	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest $(WORKERS) $(PYTEST_ARGS)
 
 bench: setup  ## measure vmpack beside qemu-img on the Debian guest
 	@tools/build.sh debian

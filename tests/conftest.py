@@ -21,6 +21,12 @@ settings.register_profile("fuzz", deadline=None, max_examples=FUZZ_EXAMPLES)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with real boots come first: begun last, one would run on while other workers idle."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that asks for ``each_qemu_img`` runs once for every qemu-img of this machine."""
     if "each_qemu_img" in metafunc.fixturenames:
