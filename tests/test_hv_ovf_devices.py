@@ -29,6 +29,7 @@ from vmpack.ops.transfer import export_bundle, transfer
     ],
 )
 def test_a_family_has_what_the_machine_needs(toml: str, lowest: str) -> None:
+    """OVF-WRITE-6."""
     root, verdicts = planned(toml)
     assert family(root) == lowest
     if "hardware" in toml:
@@ -41,8 +42,8 @@ def test_a_family_has_what_the_machine_needs(toml: str, lowest: str) -> None:
     [
         ("ova", "virtio-blk", "linux", 6, "lsilogic"),
         ("esxi", "virtio-blk", "linux", 6, "VirtualSCSI"),
-        ("esxi", "virtio-scsi", "windows", 6, "lsilogicsas"),
-        ("ova", "virtio-blk", "windows", 6, "lsilogicsas"),
+        ("esxi", "virtio-scsi", "windows", 20, "vmware.sata.ahci"),
+        ("ova", "virtio-blk", "windows", 20, "AHCI"),
         ("esxi", "pvscsi", "linux", 6, "VirtualSCSI"),
         ("esxi", "sata", "linux", 20, "vmware.sata.ahci"),
         ("ova", "sata", "linux", 20, "AHCI"),
@@ -57,7 +58,7 @@ def test_a_family_has_what_the_machine_needs(toml: str, lowest: str) -> None:
     ],
 )
 def test_controllers(to: str, bus: str, system: str, kind: int, subtype: str) -> None:
-    """A bus that the importer lacks becomes one that the guest starts from; and that is said."""
+    """kubevirt#16703: a bus that the importer lacks becomes one that the guest starts from."""
     root, verdicts = planned(
         f'[guest-os]\nfamily = "{system}"\n[[disk]]\nid = "root"\nbus = "{bus}"', to
     )

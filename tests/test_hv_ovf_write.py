@@ -118,7 +118,8 @@ def require_structure(found: Written) -> None:
 @pytest.mark.parametrize("to", TARGETS)
 def test_the_archive(to: str, version: str, bundle: Path, tmp_path: Path) -> None:
     """image-builder#431, coreos-assembler#1141, gardenlinux#2322, packer#8995, open-vmdk#65:
-    the .ovf first, then the manifest, disks in order; true sizes and capacities; ustar."""
+    the .ovf first, then the manifest, disks in order; true sizes and capacities; ustar.
+    OVF-WRITE-1, OVF-WRITE-2, OVF-WRITE-5."""
     found = written(bundle, tmp_path, to, **{"ovf-version": version})
     assert [one.name for one in found.members] == [
         "shop.ovf",
@@ -154,7 +155,7 @@ def test_large_members() -> None:
 @pytest.mark.parametrize("algorithm", ["sha256", "sha1", "none"])
 def test_manifests(algorithm: str, bundle: Path, tmp_path: Path) -> None:
     """haos#826, MISP#3947, haos#3654: no space before the parenthesis; SHA1 for some, none for
-    others; every file but the manifest itself."""
+    others; every file but the manifest itself. OVF-WRITE-4."""
     found = written(bundle, tmp_path, "ova", manifest=algorithm)
     listed = [one.name for one in found.members if not one.name.endswith(".mf")]
     if algorithm == "none":

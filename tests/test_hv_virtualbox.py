@@ -137,7 +137,7 @@ def test_the_uuid_as_the_guest_sees_it() -> None:
 
 
 def test_virtualbox_7_1() -> None:
-    """Settings 1.20: a platform; others than x86 are refused by name."""
+    """VBOX-READ-3: settings 1.20 have a platform; others than x86 are refused by name."""
     platform = """<Platform architecture="x86"><Chipset type="ICH9"/><RTC localOrUTC="local"/>
       <CPU count="3"/></Platform>"""
     hardware = '<Memory RAMSize="512"/><Firmware type="EFI"><IOAPIC enabled="true"/></Firmware>'
@@ -150,7 +150,7 @@ def test_virtualbox_7_1() -> None:
 
 
 def test_what_is_no_machine() -> None:
-    """VBOX-READ-1, VBOX-READ-2, VBOX-READ-5."""
+    """VBOX-READ-1, VBOX-READ-2, VBOX-READ-4, VBOX-READ-5."""
     for data, error in (
         (b'<VirtualBox xmlns="http://www.virtualbox.org/" version="1.12"/>', "no machine"),
         (
@@ -282,7 +282,7 @@ def test_there_and_back(tmp_path: Path) -> None:
 
 
 def test_settings_that_are_written() -> None:
-    """VBOX-WRITE-1: the oldest version that has everything; disks by the UUIDs of the package."""
+    """VBOX-WRITE-1, VBOX-WRITE-2: the oldest version of settings; disks by the package's UUIDs."""
     for toml, version, texts in (
         ("", "1.16-linux", ('type="PIIX3"', 'device="HardDisk"')),
         (

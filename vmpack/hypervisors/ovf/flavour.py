@@ -78,7 +78,8 @@ class Flavour:
             return bus
         if disk.kind == "cdrom" or self.is_virtualbox:
             return "sata"
-        return "lsisas1068" if family == "windows" else self.linux_bus
+        # Windows has a driver for SATA on its own disk, and starts from it without another one.
+        return "sata" if family == "windows" else self.linux_bus
 
 
 ANY = Flavour(

@@ -35,7 +35,7 @@ def _plan(machine: Machine) -> Plan:
 HYPERVISOR = Hypervisor(
     name="virtualbox",
     title="VirtualBox",
-    reads=(".vbox", ".ova"),
+    reads=(".vbox",),
     writes="one .ova with VirtualBox's own settings, streamOptimized disks, manifest",
     recognise=_recognise,
     read=_read,
