@@ -170,9 +170,9 @@ class Carrier:
         if (element.text or "").strip() and (id(element), _TEXT) not in self._taken:
             self._attribute(element, _TEXT, f"{place}@{_TEXT}")
         for child in element:
-            secret = any(self._why(child, name, value) for name, value in child.items())
-            mark = "" if secret else _index(child)
-            self.carry_whole(child, f"{place}/{self.prefixes.tag(child.tag)}{mark}")
+            mark = _mark(child)
+            shown = _index(child) if mark and not self._why(child, *mark) else ""
+            self.carry_whole(child, f"{place}/{self.prefixes.tag(child.tag)}{shown}")
 
     def carry_whole(self, element: Element, place: str) -> None:
         """Carry the element as one fragment where nothing of it was understood."""
@@ -217,12 +217,17 @@ class Carrier:
             self.draft.verbatim(key, value)
 
 
+def _mark(element: Element) -> tuple[str, str] | None:
+    """The attribute that tells an element from its neighbours, for people: a key or a name."""
+    names = ("key", "name", "slot", "position", "id")
+    found = ((key, value) for key, value in element.items() if re.split("[}:]", key)[-1] in names)
+    return next(found, None)
+
+
 def _index(element: Element) -> str:
-    """What tells an element from its neighbours, for people: a key or a name."""
-    for name, value in element.items():
-        if xmlsafe.local(name).rpartition(":")[2] in ("key", "name", "slot", "position", "id"):
-            return "(" + re.sub(r"[^\w .:-]", "_", value)[:60] + ")"
-    return ""
+    """That attribute's value as a part of a place's name; empty where there is none."""
+    mark = _mark(element)
+    return "" if mark is None else "(" + re.sub(r"[^\w .:-]", "_", mark[1])[:60] + ")"
 
 
 @dataclass(frozen=True, slots=True)
