@@ -145,7 +145,9 @@ def _drives(
         notes.kept(f"{path}.id", "its id and its file's name")
         notes.kept(f"{path}.kind", f"Item of type {kind}")
         notes.kept(f"{path}.empty", "no HostResource")
-        _placed(notes, path, disk.bus == slot.bus, slot, _same(disk, slot), flavour)
+        if disk.bus != slot.bus:
+            notes.changed(f"{path}.bus", f"{slot.bus}: {flavour.name} may lack {disk.bus}")
+        _placed(notes, path, disk.bus == slot.bus and _same(disk, slot), slot)
         notes.changed(f"{path}.address", f"{flavour.name} gives it")
         notes.changed(f"{path}.serial", f"{flavour.name} makes its own")
         notes.dropped(f"{path}.wwn", "OVF has no place for it")
@@ -167,14 +169,10 @@ def _same(disk: object, slot: Slot) -> bool:
     return at == (slot.controller, slot.unit)
 
 
-def _placed(
-    notes: Notes, path: str, same_bus: bool, slot: Slot, same_place: bool, flavour: Flavour
-) -> None:
-    if same_bus:
-        notes.kept(f"{path}.bus", "ResourceSubType of its controller")
-    notes.changed(f"{path}.bus", f"{slot.bus}, since {flavour.name} may lack it")
+def _placed(notes: Notes, path: str, same: bool, slot: Slot) -> None:
+    notes.kept(f"{path}.bus", "ResourceSubType of its controller")
     for member in ("controller", "port", "unit"):
-        if same_bus and same_place:
+        if same:
             notes.kept(f"{path}.{member}", "Parent, AddressOnParent")
         notes.changed(f"{path}.{member}", f"{slot.bus} {slot.controller}:{slot.unit}")
 
