@@ -121,11 +121,13 @@ def test_a_sparse_terabyte_costs_what_its_data_costs(tmp_path: Path) -> None:
         out.truncate(1 << 40)
         out.seek(700 << 30)
         out.write(b"here")
-    result = convert(raw, tmp_path / "out.qcow2", compressed=True)
+    result = convert(raw, tmp_path / "out.qcow2", compressed=True, digest=True)
     assert (result.virtual_size, result.data_bytes <= 65536) == (1 << 40, True)
     assert (tmp_path / "out.qcow2").stat().st_size < 2 << 20
-    back = convert(tmp_path / "out.qcow2", tmp_path / "back.raw")
+    back = convert(tmp_path / "out.qcow2", tmp_path / "back.raw", digest=True)
     assert back.content_digest == result.content_digest
+    assert back.content_digest is not None
+    assert back.content_digest.startswith("vmpack-content-v1:")
     assert (tmp_path / "back.raw").stat().st_blocks * 512 < 1 << 20
 
 

@@ -40,6 +40,17 @@ def test_an_error_comes_out_at_its_place(pool: Executor) -> None:
         assert pool.submit(work, 7).result() == 7, "the threads go on"
 
 
+def test_an_interrupt_while_a_thread_starts_comes_out_as_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(_thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt), Threads(2) as pool:
+        pool.submit(int)
+
+
 @pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
 def test_an_interrupt_in_the_callers_own_thread_is_not_for_later(
     end: type[BaseException],

@@ -56,6 +56,10 @@ class ContentSeed:
         pack = _INDEX.pack
         self._hash.update(b"".join([pack(index) + leaf for index, leaf in leaves]))
 
+    def digest(self) -> bytes:
+        """32 bytes that tell this content from any other that chance could make of it."""
+        return self._hash.digest()
+
     def derive(self, purpose: str, length: int = 32) -> bytes:
         """Up to 32 bytes for ``purpose``, the same for the same content."""
         return hashlib.sha256(self._hash.digest() + purpose.encode()).digest()[:length]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from vmpack.batches import Spans
+from vmpack.content_seed import ContentSeed
 from vmpack.digest import LEAF, ContentDigest, leaf_digests
 from vmpack.errors import from_os_error
 from vmpack.formats.base import ImageReader, ImageWriter, Job
@@ -34,6 +35,8 @@ class CopyResult:
     content_digest: str | None
     data_bytes: int
     """Bytes of guest disk that were read; holes are not."""
+    mark: bytes | None = None
+    """:meth:`ContentSeed.digest` of what was given to the writer: what reading back is held to."""
 
 
 def copy_image(
@@ -46,14 +49,18 @@ def copy_image(
     progress: Progress = SILENT,
     label: str = "copying",
     digest: bool = True,
+    mark: bool = False,
 ) -> CopyResult:
     """Give all data of ``reader`` to ``writer``, whose output is ``fd`` (``path`` names it).
 
-    ``digest`` computes the content digest on the way. Calls ``writer.finish`` at the end.
-    Raises whatever the reader and writer raise, :class:`OutputError` for writes that fail.
+    ``digest`` computes the content digest on the way, ``mark`` the mark. Calls ``writer.finish``
+    at the end. Raises whatever the reader and writer raise, :class:`OutputError` for writes that fail.
     """
     seed = writer.seed
-    unit = math.lcm(writer.unit, LEAF) if digest or seed is not None else writer.unit
+    seeds = [ContentSeed(reader.virtual_size)] if mark else []
+    if seed is not None:
+        seeds.append(seed)
+    unit = math.lcm(writer.unit, LEAF) if digest or seeds else writer.unit
     content = ContentDigest(reader.virtual_size)
     count = worker_count(workers)
     total = 0
@@ -62,7 +69,7 @@ def copy_image(
         offset, length = batch
         data = reader.read(offset, length)
         leaves = leaf_digests(offset, data) if digest else []
-        marks = seed.leaves(offset, data) if seed is not None else []
+        marks = ContentSeed.leaves(offset, data) if seeds else []
         return length, writing(path, writer.prepare, offset, data), leaves, marks
 
     spans = Spans(reader, unit)
@@ -72,8 +79,8 @@ def copy_image(
         try:
             for length, prepared, leaves, marks in ordered(pool, work, spans.batches(), 2 * count):
                 content.add(leaves)
-                if seed is not None:
-                    seed.add(marks)
+                for each in seeds:
+                    each.add(marks)
                 total += length
                 for job in writer.emit(prepared):
                     writes.append(pool.submit(write_all, fd, job, path))
@@ -86,7 +93,9 @@ def copy_image(
             for future in writes:
                 future.cancel()
         writing(path, writer.finish)
-    return CopyResult(content.result() if digest else None, total)
+    return CopyResult(
+        content.result() if digest else None, total, seeds[0].digest() if mark else None
+    )
 
 
 def writing(path: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

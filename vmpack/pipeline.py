@@ -158,7 +158,9 @@ class Threads:
         for _ in self._threads:
             self._calls.put(None)
         for thread in self._threads:
-            thread.join()
+            # A signal may have come between a thread's making and its start: nothing to wait for.
+            with suppress(RuntimeError):
+                thread.join()
         self._threads.clear()
 
     def __enter__(self) -> Self:

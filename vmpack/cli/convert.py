@@ -11,6 +11,7 @@ from vmpack.cli.human import exact_size, fields
 from vmpack.cli.options import (
     ALLOW_BACKING,
     BACKING_DIR,
+    DIGEST,
     DISK,
     FORCE,
     FORMAT,
@@ -81,6 +82,7 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
             **backing(arguments),
             max_size=arguments.max_size,
             verify=not arguments.no_verify,
+            digest=arguments.digest,
             dry_run=arguments.dry_run,
             target_exists=arguments.target_exists,
             force=arguments.force,
@@ -123,6 +125,7 @@ def _transfer(console: Console, arguments: SimpleNamespace) -> None:
         ("--level", arguments.level),
         ("--snapshot", arguments.snapshot),
         ("--dry-run", arguments.dry_run),
+        ("--digest", arguments.digest),
     ):
         if given:
             raise UsageError(
@@ -217,6 +220,7 @@ COMMAND = Command(
         NO_LINT,
         STRICT,
         REPORT,
+        DIGEST,
         NO_VERIFY,
         option("--dry-run", name="dry_run", help="say what would be done, write nothing"),
         FORCE,

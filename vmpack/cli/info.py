@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from vmpack.cli.options import (
     ALLOW_BACKING,
     BACKING_DIR,
+    DIGEST,
     FORMAT,
     PARENT,
     PATH,
     Command,
     backing,
-    option,
 )
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ COMMAND = Command(
     (
         PATH,
         FORMAT,
-        option("--digest", name="digest", help="compute the digest of the disk's content"),
+        DIGEST,
         ALLOW_BACKING,
         BACKING_DIR,
         PARENT,

@@ -240,6 +240,7 @@ OVF_VERSION = option(
     choices=("1.1", "2.0"),
     help="version of an OVF (default: 1.1, which every importer reads)",
 )
+DIGEST = option("--digest", name="digest", help="compute the digest of the disk's content")
 NO_VERIFY = option(
     "--no-verify", name="no_verify", help="do not prove the content that was written"
 )

@@ -39,8 +39,9 @@ class ConvertResult:
     size: int | None
     """Bytes of the file that was written; ``None`` for a dry run or a pipe."""
     content_digest: str | None
+    """Where it was asked for, or is known anyway (a pipe, an existing target)."""
     verified: bool
-    """What was written was read back and had the source's content digest."""
+    """What was written was read back and is what the source holds."""
     dry_run: bool = False
     sync_seconds: float = 0.0
     notes: tuple[str, ...] = ()
@@ -80,6 +81,7 @@ def convert(
     parents: Sequence[str] = (),
     max_size: int | None = None,
     verify: bool = True,
+    digest: bool = False,
     dry_run: bool = False,
     target_exists: bool = False,
     force: bool = False,
@@ -88,8 +90,9 @@ def convert(
     """Convert ``src`` into ``dst``; ``-`` is standard input or output.
 
     The output's format is ``output_format``, else what its suffix says. ``options`` are the
-    format's, and ``size``, which grows the disk. ``verify`` reads the output back and compares its
-    content digest with the source's: a difference leaves no output. ``target_exists`` writes raw
+    format's, and ``size``, which grows the disk. ``verify`` reads the output back and compares it
+    with what the source held, by digests of 64 KiB leaves: a difference leaves no output.
+    ``digest`` computes the content digest as well. ``target_exists`` writes raw
     data into a file or block device that is there already.
 
     Raises :class:`UsageError` when input and output are one file, :class:`OutputError` when the
@@ -104,6 +107,7 @@ def convert(
         level=level,
         workers=workers,
         verify=verify,
+        digest=digest,
         force=force,
         progress=progress,
     )
@@ -158,6 +162,7 @@ class _Job:
     level: int | None
     workers: int | None
     verify: bool
+    digest: bool
     force: bool
     progress: Progress
 
@@ -205,10 +210,16 @@ def _grown(reader: ImageReader, size: int | None) -> ImageReader:
 def _to_file(job: _Job, disk: ImageReader, inputs: list[ByteSource]) -> _Written:
     wanted = _options(job, disk)
     with NewImage(job.target, job.path, wanted, force=job.force, inputs=inputs) as new:
-        copied = new.copy(disk, workers=job.workers, progress=job.progress, digest=job.verify)
+        copied = new.copy(
+            disk,
+            workers=job.workers,
+            progress=job.progress,
+            verify=job.verify,
+            digest=job.digest,
+        )
         size = new.size
         if job.verify:
-            new.verify(copied.content_digest, workers=job.workers, progress=job.progress)
+            new.verify(copied, workers=job.workers, progress=job.progress)
         new.commit()
         return _Written(copied, size, job.verify, new.sync_seconds)
 

@@ -144,10 +144,10 @@ def _loose(job: _Job, stack: ExitStack) -> ExportResult:
             workers=job.workers,
             progress=job.progress,
             label=f"writing {file.disk}",
-            digest=job.verify,
+            verify=job.verify,
         )
         if job.verify:
-            new.verify(copied.content_digest, workers=job.workers, progress=job.progress)
+            new.verify(copied, workers=job.workers, progress=job.progress)
         beside = os.path.dirname(file.name)
         parts = tuple(os.path.join(beside, os.path.basename(path)) for path in new.files)
         written[file.disk] = WrittenDisk(new.size, _digests(job, new), parts)

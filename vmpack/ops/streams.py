@@ -116,7 +116,11 @@ def stream(
 
 
 def content_seed(
-    reader: ImageReader, *, workers: int | None = None, progress: Progress = SILENT
+    reader: ImageReader,
+    *,
+    workers: int | None = None,
+    progress: Progress = SILENT,
+    label: str = "reading",
 ) -> ContentSeed:
     """What the identifiers of a stream derive from: the disk is read once for it, beforehand."""
     seed = ContentSeed(reader.virtual_size)
@@ -127,7 +131,7 @@ def content_seed(
         return length, seed.leaves(offset, reader.read(offset, length))
 
     spans = Spans(reader, LEAF)
-    progress.stage("reading", spans.total)
+    progress.stage(label, spans.total)
     with executor(count) as pool:
         for length, leaves in ordered(pool, work, spans.batches(), 2 * count):
             seed.add(leaves)

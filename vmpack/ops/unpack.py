@@ -204,11 +204,12 @@ def _write_image(
         workers=workers,
         progress=progress,
         label=f"unpacking {disk.id}",
+        verify=verify,
         digest=verify,
     )
     if verify:
         _require_content(bundle, disk, copied.content_digest)
-        new.verify(disk.content_digest, workers=workers, progress=progress)
+        new.verify(copied, workers=workers, progress=progress)
 
 
 _DIRECT = {"raw": _write_raw, "qcow2": _write_qcow2}
