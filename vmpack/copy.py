@@ -54,7 +54,8 @@ def copy_image(
     """Give all data of ``reader`` to ``writer``, whose output is ``fd`` (``path`` names it).
 
     ``digest`` computes the content digest on the way, ``mark`` the mark. Calls ``writer.finish``
-    at the end. Raises whatever the reader and writer raise, :class:`OutputError` for writes that fail.
+    at the end. Raises whatever the reader and writer raise, and :class:`OutputError` for writes
+    that fail.
     """
     seed = writer.seed
     seeds = [ContentSeed(reader.virtual_size)] if mark else []
