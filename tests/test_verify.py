@@ -15,8 +15,8 @@ from tests.support.runner import TCG, sector_bundle
 from vmpack.errors import UsageError
 from vmpack.ops.verify import verify
 from vmpack.runner.options import RunOptions
-from vmpack.verify import first
-from vmpack.verify.first import Boot
+from vmpack.verify import boot as booting
+from vmpack.verify.boot import Boot
 
 pytestmark = pytest.mark.qemu
 DEADLINE_S = 150
@@ -26,7 +26,7 @@ ECHO = "boot sector: *echo"
 @pytest.fixture(autouse=True)
 def _settle_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Boot sectors have nothing more to do after they greeted."""
-    monkeypatch.setattr(first, "SETTLE_S", 0.2)
+    monkeypatch.setattr(booting, "SETTLE_S", 0.2)
 
 
 def expecting(*milestones: str, ending: str | None = None, more: str = "") -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vmpack.cli.console import Console
     from vmpack.ops.verify import VerifyResult
     from vmpack.runner.milestones import Reached
-    from vmpack.verify.first import Boot
+    from vmpack.verify.boot import Boot
 
 
 def run(console: Console, arguments: SimpleNamespace) -> int:

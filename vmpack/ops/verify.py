@@ -18,7 +18,7 @@ from vmpack.runner.options import RunOptions
 if TYPE_CHECKING:
     from vmpack.runner.milestones import Reached
     from vmpack.runner.options import Qemu
-    from vmpack.verify.first import Boot
+    from vmpack.verify.boot import Boot
 
 PathLike = str | os.PathLike[str]
 Watcher = Callable[[int, "Reached"], None]
@@ -108,7 +108,7 @@ async def _boots(
     on_reached: Watcher | None,
     progress: Progress,
 ) -> tuple[Boot, ...]:
-    from vmpack.verify.first import boot_once
+    from vmpack.verify.boot import boot_once
 
     done: list[Boot] = []
     beating = asyncio.create_task(beat(progress))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from vmpack.bundle import Bundle
 from vmpack.machine.config import MachineConfig
@@ -16,8 +17,15 @@ from vmpack.runner.milestones import Detector, Reached
 from vmpack.runner.options import Ending, Qemu, RunOptions
 from vmpack.runner.session import Session
 from vmpack.verify.checks import CheckResult, run_checks
+from vmpack.verify.model import HostFacts, Observation
+from vmpack.verify.observe import host_facts, observe_session
 
-__all__ = ["DEFAULT_TIMEOUT_S", "Boot", "Expectation", "boot_once"]
+__all__ = ["DEFAULT_TIMEOUT_S", "Boot", "End", "Expectation", "boot_once"]
+
+End = Literal["login", "milestones", "agent", "ending", "quiet"]
+"""How the end of a boot is recognised: a login prompt, the targets that belong to it and quiet; the
+config's own milestones; the guest agent's answer; the machine's own ending; nothing moves any more
+on screen, console and disks."""
 
 DEFAULT_TIMEOUT_S = 600.0
 """Seconds for a boot whose config says nothing; those in which the host was busy do not count."""
@@ -80,6 +88,14 @@ class Boot:
     qemu: str
     accel: str
     accel_reason: str
+    host: HostFacts
+    """What it was run with, and what was changed on purpose."""
+    end: End = "login"
+    """How its end was recognised, or would have been; handed in for later boots, it stays."""
+    observation: Observation | None = None
+    """What it showed; of a boot that failed, what could still be seen. ``None``: not asked for."""
+    problems: tuple[str, ...] = ()
+    """Why something could not be observed, safe to print: the guest agent that did not answer."""
 
     @property
     def good(self) -> bool:
@@ -154,22 +170,34 @@ async def boot_once(
     options: RunOptions,
     *,
     qemu: Qemu | None = None,
+    config: MachineConfig | None = None,
+    host_name: str = "here",
+    changed: Sequence[str] = (),
+    observe: bool = True,
+    end: End | None = None,
     on_reached: Callable[[Reached], None] | None = None,
 ) -> Boot:
     """Boot ``bundle`` once, under an overlay that is thrown away, and tell what it did.
 
-    Ends the guest as soon as everything that is expected has happened. ``on_reached`` is told each
-    milestone. Raises :class:`InfrastructureError` when the machine cannot start at all.
+    Ends the guest as soon as everything that is expected has happened. ``config`` stands in for
+    the bundle's own; ``host_name`` and ``changed`` are told in the host's facts. ``observe`` says
+    whether :attr:`Boot.observation` is made; ``end`` is that of a record, so that the boot is
+    observed at the same place. ``on_reached`` is told each milestone. Raises
+    :class:`InfrastructureError` when the machine cannot start at all.
     """
-    config = bundle.config
+    config = config or bundle.config
     expectation = Expectation.of(config, options.timeout_s)
     follower = _Follower(expectation, on_reached)
-    async with Session.start(bundle, options, on_console=follower.feed, qemu=qemu) as session:
+    async with Session.start(
+        bundle, options, config=config, on_console=follower.feed, qemu=qemu
+    ) as session:
         follower.session = session
+        host = host_facts(session, host_name, changed)
         ending = await _expect(session, follower, expectation)
         checks: Sequence[CheckResult] = ()
         if ending.kind == "expected" and expectation.ending == "running":
             checks, ending = await run_checks(session, config.verify.checks, ending)
+        observation = await observe_session(session, host) if observe else None
         return Boot(
             ending=ending,
             expectation=expectation,
@@ -182,6 +210,9 @@ async def boot_once(
             qemu=".".join(map(str, session.host.qemu.version)),
             accel=session.host.accel,
             accel_reason=session.host.accel_reason,
+            host=host,
+            end=end or ("login" if expectation.generic else "milestones"),
+            observation=observation,
         )
 
 
