@@ -31,7 +31,7 @@ def plain(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, Mapping):
         pairs = islice(value.items(), MOST)
-        words = [f"{escape(clip(str(key)))} {plain(item)}" for key, item in pairs]
+        words = [f"{escape(clip(str(key)))} {plain(item)}" for key, item in pairs if item != ""]
         return clip(", ".join([*words, *_more(len(value))]))
     if isinstance(value, (list, tuple)):
         items = [plain(item) for item in value[:MOST]]
