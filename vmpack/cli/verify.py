@@ -36,7 +36,7 @@ def run(console: Console, arguments: SimpleNamespace) -> int:
         result = verify(
             arguments.bundle,
             options=run_options(arguments),
-            boots=arguments.boots,
+            boots=arguments.boots or 1,
             report=arguments.report,
             on_reached=reached,
             progress=progress,
@@ -86,28 +86,88 @@ def _checks(boot: Boot) -> Iterator[str]:
 
 COMMAND = Command(
     "verify",
-    "Boot a bundle here and hold it against what its config expects: milestones on its console,\n"
-    "the checks of [[verify.check]], and how it ends. Without expectations it has to come to a\n"
-    "login prompt. Nothing that it writes is kept.\n\n"
+    "Boot a bundle here and hold it against its behaviour record, layer by layer, and against\n"
+    "what its config expects: milestones on its console, the checks of [[verify.check]], and how\n"
+    "it ends. Without a record (make one with --record) it is that alone; without expectations it\n"
+    "has to come to a login prompt. Nothing that it writes is kept.\n\n"
     "Exit code 0: as expected; 1: it behaves differently; 124: time-out; 125: it cannot run here;\n"
-    "126: hung or reset-looped; 255: panicked.",
+    "126: hung or reset-looped; 255: panicked. With several hosts: the first bad one's.",
     (
         Argument("bundle", "the bundle to boot", metavar="BUNDLE"),
+        option(
+            "--record",
+            name="record",
+            help="boot it, and store what was the same in each boot in the bundle, as its record",
+        ),
+        option(
+            "--record-to",
+            name="record_to",
+            metavar="FILE",
+            help="store the record in FILE instead, as JSON",
+        ),
+        option("--force", name="force", help="replace what is at --record-to already"),
+        option(
+            "--against",
+            name="against",
+            metavar="FILE",
+            help="compare with the record in FILE, which is one of --record-to or a bundle",
+        ),
+        option(
+            "--no-boot",
+            name="no_boot",
+            help="boot nothing: compare the bundle's record with that of --against",
+        ),
         option(
             "--boots",
             name="boots",
             metavar="N",
             convert=whole,
-            default=1,
-            help="boot it N times (default: 1)",
+            help="boot it N times (default: 3 with --record, otherwise 1)",
+        ),
+        option(
+            "--preflight",
+            name="preflight",
+            help="boot nothing: say whether the host has what the bundle pins",
+        ),
+        option(
+            "--on",
+            name="on",
+            metavar="HOST",
+            many=True,
+            help="do it on HOST of the hosts file (repeat); here is this host",
+        ),
+        option(
+            "--hosts",
+            name="hosts",
+            metavar="FILE",
+            help="the hosts file (default: hosts.toml here, or in ~/.config/vmpack)",
         ),
         ACCEL,
+        option(
+            "--as",
+            name="as_target",
+            choices=("vmware", "virtualbox", "hyperv", "proxmox", "azure"),
+            help="boot it on the devices that it would find there, as far as QEMU has them",
+        ),
+        option(
+            "--exact",
+            name="exact",
+            help="with --record: record a deterministic boot as well; otherwise: replay it, and"
+            " compare the console byte for byte",
+        ),
         TIMEOUT,
         option(
             "--report",
             name="report",
             metavar="DIR",
-            help="write each boot's console, picture and what QEMU said into DIR",
+            help="write a page about it, and each boot's console, pictures and what QEMU said,"
+            " into DIR",
+        ),
+        option(
+            "--junit",
+            name="junit",
+            metavar="FILE",
+            help="write the verdicts into FILE, as JUnit's XML",
         ),
         QEMU_ARG,
     ),
