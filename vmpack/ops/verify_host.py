@@ -1,0 +1,163 @@
+"""One host's part of a verification: its pins, its boots, and what they are held against."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vmpack.bundle import Bundle
+from vmpack.errors import InfrastructureError, PinUnavailableError
+from vmpack.ops.running import beat
+from vmpack.progress import SILENT, Progress
+from vmpack.runner.options import RunOptions
+from vmpack.verify.result import HostResult, error_of
+
+if TYPE_CHECKING:
+    from vmpack.machine import MachineConfig
+    from vmpack.runner.milestones import Reached
+    from vmpack.runner.options import Qemu
+    from vmpack.runner.preflight import Pin
+    from vmpack.verify.boot import Boot
+    from vmpack.verify.model import Comparison
+    from vmpack.verify.record import Record
+
+__all__ = ["HERE", "Task", "Watcher", "pins_of", "require_pins", "verify_here"]
+
+HERE = "here"
+"""The host that vmpack itself runs on, as reports name it."""
+
+Watcher = Callable[[int, "Reached"], None]
+"""Told the number of the boot, 1 first, and each milestone as it is reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What each host is asked to do."""
+
+    options: RunOptions = field(default_factory=RunOptions)
+    boots: int = 1
+    expected: Record | None = None
+    """What each boot is compared with, and how its end is recognised."""
+    config: MachineConfig | None = None
+    """In place of the bundle's own: the machine as another hypervisor would present it."""
+    changed: tuple[str, ...] = ()
+    """What was changed on purpose, for the record: ``--as vmware``."""
+    notes: tuple[str, ...] = ()
+    """Sentences about that, for people."""
+    preflight: bool = False
+    """Look at the pins and boot nothing."""
+
+    @property
+    def all_changed(self) -> tuple[str, ...]:
+        """``changed``, and QEMU's additional arguments."""
+        return (*self.changed, *(f"--qemu-arg {word}" for word in self.options.qemu_args))
+
+
+async def verify_here(
+    bundle: Bundle,
+    task: Task,
+    *,
+    name: str = HERE,
+    qemu: Qemu | None = None,
+    on_reached: Watcher | None = None,
+    progress: Progress = SILENT,
+) -> HostResult:
+    """Do ``task`` with a QEMU of this machine: ``qemu``, or the first that is found.
+
+    The pins first; without an unavailable one the boots, each of which has to be as expected and,
+    where there is a record, as that says. The first that is not is the last. What this host lacks
+    is told in the result. Call it from the main thread: QEMU dies with the thread that started it.
+    """
+    pins: tuple[Pin, ...] = ()
+    boots: list[Boot] = []
+    compared: list[Comparison] = []
+    error: Mapping[str, object] | None = None
+    try:
+        pins = pins_of(bundle, task, qemu)
+        require_pins(pins)
+        if not task.preflight:
+            await _boots(bundle, task, boots, compared, name, qemu, on_reached, progress)
+    except InfrastructureError as exc:
+        error = error_of(exc)
+    comparison = next((one for one in compared if not one.good), compared[0] if compared else None)
+    return HostResult(name, tuple(boots), comparison, error, pins, notes=task.notes)
+
+
+def pins_of(bundle: Bundle, task: Task, qemu: Qemu | None = None) -> tuple[Pin, ...]:
+    """Everything that the machine pins, and whether this host has it.
+
+    Raises :class:`InfrastructureError` when it has no QEMU, or no accelerator, at all.
+    """
+    from vmpack.bundle.manifest import NVRAM
+    from vmpack.runner.accel import choose
+    from vmpack.runner.launch import find_blob
+    from vmpack.runner.preflight import preflight
+    from vmpack.runner.qemu import find_qemu, require_zstd
+
+    qemu = qemu or find_qemu()
+    require_zstd(qemu)
+    accel, _ = choose(task.options.accel, qemu)
+    config = task.config or bundle.config
+    code = bundle.blob(config.firmware.blob) if config.firmware.blob else None
+    return tuple(preflight(config, qemu, accel, nvram=find_blob(bundle, NVRAM), code=code))
+
+
+def require_pins(pins: Sequence[Pin]) -> None:
+    """Raise :class:`PinUnavailableError` about those that this host cannot provide."""
+    lacking = [pin for pin in pins if pin.status == "unavailable"]
+    if not lacking:
+        return
+    first = lacking[0]
+    more = f"; and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+    raise PinUnavailableError(
+        f"this host cannot provide {first.pin} {first.value}: {first.message}{more}",
+        field=first.pin,
+        hint=first.hint,
+    )
+
+
+async def _boots(
+    bundle: Bundle,
+    task: Task,
+    done: list[Boot],
+    compared: list[Comparison],
+    name: str,
+    qemu: Qemu | None,
+    on_reached: Watcher | None,
+    progress: Progress,
+) -> None:
+    """Boot, and boot again until one is bad; ``done`` gets each, ``compared`` what it differs in."""
+    from vmpack.verify.boot import boot_once
+    from vmpack.verify.compare import compare
+
+    where = "" if name == HERE else f"{name}: "
+    beating = asyncio.create_task(beat(progress))
+    try:
+        for number in range(1, task.boots + 1):
+            progress.stage(f"{where}boot {number}", None)
+
+            def reached(milestone: Reached, number: int = number) -> None:
+                progress.stage(f"{where}boot {number}: {milestone.name}", None)
+                if on_reached is not None:
+                    on_reached(number, milestone)
+
+            boot = await boot_once(
+                bundle,
+                task.options,
+                qemu=qemu,
+                config=task.config,
+                host_name=name,
+                changed=task.all_changed,
+                end=None if task.expected is None else task.expected.end,
+                on_reached=reached,
+            )
+            done.append(boot)
+            if task.expected is not None and boot.observation is not None:
+                compared.append(compare(task.expected.observation, boot.observation))
+            if not boot.good or (compared and not compared[-1].good):
+                break
+    finally:
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
