@@ -1,0 +1,10 @@
+"""What the guest itself reports: its units, devices, tables, mounts and network.
+
+Asked by the first means that answers: the QEMU guest agent, a login on the serial console, a probe
+that cloud-init runs from a seed. Everything that comes back is hostile until it was parsed.
+"""
+
+from vmpack.verify.guest.observe import observe_guest
+from vmpack.verify.guest.report import GuestReport, Means
+
+__all__ = ["GuestReport", "Means", "observe_guest"]
