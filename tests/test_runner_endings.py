@@ -45,7 +45,7 @@ def test_shutdown(
 
 
 def test_exit_codes_are_the_contract() -> None:
-    wanted = {0: 2, 1: 4, 124: 1, 125: 5, 126: 2, 130: 1, 255: 1}
+    wanted = {0: 2, 1: 7, 124: 1, 125: 5, 126: 2, 130: 1, 255: 1}
     codes = list(EXIT_CODES.values())
     assert {code: codes.count(code) for code in set(codes)} == wanted
     assert Ending("panic", "m").as_dict()["exit-code"] == 255

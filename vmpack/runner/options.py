@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from vmpack.machine import MachineConfig
 
-__all__ = ["EXIT_CODES", "Accel", "Ending", "Firmware", "Kind", "Plan", "Qemu", "RunOptions"]
+__all__ = [
+    "EXIT_CODES",
+    "Accel",
+    "Deterministic",
+    "Ending",
+    "Firmware",
+    "Kind",
+    "Plan",
+    "Qemu",
+    "RunOptions",
+    "Where",
+]
 
 Accel = Literal["kvm", "tcg"]
 
@@ -21,7 +32,10 @@ Kind = Literal[
     "unexpected",
     "no-boot-device",
     "firmware-shell",
+    "firmware-setup",
     "bootloader-prompt",
+    "emergency-shell",
+    "login-missing",
     "timeout",
     "qemu-missing",
     "qemu-died",
@@ -33,6 +47,10 @@ Kind = Literal[
     "panic",
 ]
 
+Where = Literal["console", "screen", "firmware-log", "qemu"]
+"""What an ending was seen on: the serial console, the screen's text, the firmware's debug console,
+or QEMU's own events and counters."""
+
 EXIT_CODES: Mapping[Kind, int] = {
     "expected": 0,
     "shutdown": 0,
@@ -40,7 +58,10 @@ EXIT_CODES: Mapping[Kind, int] = {
     "unexpected": 1,
     "no-boot-device": 1,
     "firmware-shell": 1,
+    "firmware-setup": 1,
     "bootloader-prompt": 1,
+    "emergency-shell": 1,
+    "login-missing": 1,
     "timeout": 124,
     "qemu-missing": 125,
     "qemu-died": 125,
@@ -82,6 +103,15 @@ class Firmware:
 
 
 @dataclass(frozen=True, slots=True)
+class Deterministic:
+    """A run that QEMU records, or replays, instruction by instruction; one CPU, under TCG."""
+
+    mode: Literal["record", "replay"]
+    log: int
+    """Descriptor of this process: the log's file, which QEMU opens through it."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunOptions:
     """What whoever runs a bundle decides; everything else is the bundle's config."""
 
@@ -104,6 +134,8 @@ class RunOptions:
     """``restricted``: the guest reaches nothing but what ``forwards`` opens to it."""
     interactive: bool = False
     """The console takes input."""
+    deterministic: Deterministic | None = None
+    """Nothing from outside reaches the guest then but what the log holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +180,8 @@ class Ending:
     stderr: str = ""
     """What QEMU printed, shortened."""
     resets: int = 0
+    where: Where | None = None
+    """What showed it; ``None`` for what this process decided."""
 
     @property
     def exit_code(self) -> int:
@@ -161,6 +195,7 @@ class Ending:
             "exit-code": self.exit_code,
             "message": self.message,
             "reason": self.reason,
+            "where": self.where,
             "milliseconds": round(self.seconds * 1000),
             "resets": self.resets,
             "console-tail": list(self.console_tail),
