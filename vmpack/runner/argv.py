@@ -14,7 +14,7 @@ from vmpack.errors import PinUnavailableError
 from vmpack.machine import hardware as hw
 from vmpack.machine.config import MachineConfig
 from vmpack.runner.blocks import CODE, NVRAM, Node, block_nodes
-from vmpack.runner.devices import console_port, devices, network_backends
+from vmpack.runner.devices import console_port, devices, has_agent, network_backends
 from vmpack.runner.display import display_words, is_window
 from vmpack.runner.options import Accel, Plan
 from vmpack.units import MiB
@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,resourcecontrol=deny,spawn="
+SHIFT = 1
+"""An instruction takes 2 ** SHIFT ns of the guest's time in a deterministic run."""
 TRANSLATION_CACHE_MIB = 128
 """A Debian guest boots as fast with it as with QEMU's default of 1 GiB."""
 
@@ -43,7 +45,7 @@ def build_argv(plan: Plan) -> list[str]:
         *("-nodefaults", "-no-user-config", "-S"),
         # The libraries of a window start threads and helpers in ways that are killed otherwise.
         *("-sandbox", SANDBOX + ("allow" if is_window(plan.options.display) else "deny")),
-        *accel_words(plan.accel),
+        *_accel(plan),
         *board_words(plan),
         *display_words(plan.options.display),
         # QEMU stays, paused, when the guest is done: its last screen can still be read.
@@ -64,6 +66,16 @@ def accel_words(accel: Accel) -> list[str]:
     if accel == "kvm":
         return ["-accel", "kvm"]
     return ["-accel", f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}"]
+
+
+def _accel(plan: Plan) -> list[str]:
+    """The accelerator; in a deterministic run the clock that counts instructions, and the log."""
+    exact = plan.options.deterministic
+    if exact is None:
+        return accel_words(plan.accel)
+    log = f"shift={SHIFT},rr={exact.mode},rrfile=/dev/fd/{exact.log}"
+    cache = f"tcg,thread=single,tb-size={TRANSLATION_CACHE_MIB}"
+    return ["-accel", cache, "-icount", log]
 
 
 def board_words(plan: Plan) -> list[str]:
@@ -177,6 +189,8 @@ def _character_devices(plan: Plan) -> Iterator[str]:
             yield from ("-chardev", f"null,id=serial{one.port}")
     for name, fd in plan.sockets.items():
         yield from ("-chardev", f"socket,id={name},fd={fd}")
+    if has_agent(plan) and "agent" not in plan.sockets:
+        yield from ("-chardev", "null,id=agent")
     yield from ("-qmp", "chardev:qmp")
     if plan.config.tpm is not None:
         yield from ("-tpmdev", "emulator,id=tpm-backend,chardev=tpm")
@@ -187,3 +201,6 @@ def objects(plan: Plan) -> Iterator[Node]:
     if plan.config.rng.model == "virtio-rng":
         # Needs no file of the host, unlike rng-random.
         yield {"qom-type": "rng-builtin", "id": "randomness"}
+    if plan.options.deterministic is not None:
+        for nic in plan.config.nics or ():
+            yield {"qom-type": "filter-replay", "id": f"log-{nic.id}", "netdev": f"net-{nic.id}"}

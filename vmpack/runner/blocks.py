@@ -37,10 +37,15 @@ def block_nodes(plan: Plan) -> Iterator[Node]:
             yield from _disk_nodes(plan, number, disk)
 
 
-def drive_of(number: int, disk: hw.Disk) -> str | None:
-    """Name of the node that the device of the ``number``-th disk shows; ``None`` when empty."""
+def drive_of(number: int, disk: hw.Disk, *, replayed: bool = False) -> str | None:
+    """Name of the node that the device of the ``number``-th disk shows; ``None`` when empty.
+
+    ``replayed``: the run is deterministic, so that a node between them keeps the requests' order.
+    """
     if disk.empty:
         return None
+    if replayed:
+        return f"replayed{number}"
     return f"overlay{number}" if is_written(disk) else f"disk{number}"
 
 
@@ -87,6 +92,9 @@ def _disk_nodes(plan: Plan, number: int, disk: hw.Disk) -> Iterator[Node]:
             "cache": {"direct": False, "no-flush": not plan.durable},
             "file": _file(plan, f"overlay:{disk.id}", read_only=False),
         }
+    if plan.options.deterministic is not None:
+        image = drive_of(number, disk)
+        yield {"driver": "blkreplay", "node-name": f"replayed{number}", "image": image}
 
 
 def _file(plan: Plan, role: str, *, read_only: bool) -> Node:

@@ -14,7 +14,7 @@ from vmpack.machine.rules import addressed
 from vmpack.runner.blocks import Node, drive_of
 from vmpack.runner.options import Plan
 
-__all__ = ["AGENT_PORT", "console_port", "devices", "network_backends", "unplugged"]
+__all__ = ["AGENT_PORT", "console_port", "devices", "has_agent", "network_backends", "unplugged"]
 
 AGENT_PORT = "org.qemu.guest_agent.0"
 DEBUG_PORT = 0x402
@@ -46,7 +46,7 @@ def devices(plan: Plan) -> Iterator[Node]:
     pci = _Pci(plan)
     yield from _controllers(plan, pci)
     yield from _serial_ports(plan)
-    if "agent" in plan.sockets:
+    if has_agent(plan):
         yield {
             "driver": "virtserialport",
             "id": "agent-port",
@@ -56,7 +56,8 @@ def devices(plan: Plan) -> Iterator[Node]:
             "name": AGENT_PORT,
         }
     for number, disk in enumerate(config.disks or ()):
-        yield _disk(pci, number, disk)
+        drive = drive_of(number, disk, replayed=plan.options.deterministic is not None)
+        yield _disk(pci, disk, drive)
     for nic in config.nics or ():
         yield _nic(pci, nic)
     if config.display.model not in (None, "none"):
@@ -70,6 +71,12 @@ def devices(plan: Plan) -> Iterator[Node]:
         yield {"driver": "pvpanic", "id": "pvpanic"}
     if config.input == "usb-tablet":
         yield {"driver": "usb-tablet", "id": "tablet", "bus": "usb-xhci-0.0", "port": "1"}
+
+
+def has_agent(plan: Plan) -> bool:
+    """Whether there is a channel for a guest agent; nobody is behind it in a deterministic run."""
+    silent = plan.options.deterministic is not None and plan.config.guest_agent is True
+    return silent or "agent" in plan.sockets
 
 
 class _Pci:
@@ -131,7 +138,7 @@ def _serial_ports(plan: Plan) -> Iterator[Node]:
     }
 
 
-def _disk(pci: _Pci, number: int, disk: hw.Disk) -> Node:
+def _disk(pci: _Pci, disk: hw.Disk, drive: str | None) -> Node:
     name = f"disk-{disk.id}"
     cdrom = disk.kind == "cdrom"
     node: Node
@@ -149,7 +156,6 @@ def _disk(pci: _Pci, number: int, disk: hw.Disk) -> Node:
             "scsi-id": disk.port or 0,
             "lun": 0,
         }
-    drive = drive_of(number, disk)
     facts: Node = {
         "drive": drive,
         "bootindex": disk.boot,

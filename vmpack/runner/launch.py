@@ -109,6 +109,8 @@ class Files:
         self.sockets: dict[str, int] = {}
         self.ours: dict[str, socket.socket] = {}
         """Our ends of the sockets."""
+        self.also: list[int] = []
+        """What else QEMU inherits, under the same numbers; somebody else's to close."""
         self.picture = -1
         self._picture_position = -1
         self._theirs: list[socket.socket] = []
@@ -117,7 +119,7 @@ class Files:
     @property
     def descriptors(self) -> list[int]:
         """What QEMU inherits."""
-        return [*self.inherited.values(), *self.sockets.values()]
+        return [*self.inherited.values(), *self.sockets.values(), *self.also]
 
     def add(self, role: str, fd: int, *, owned: bool = True) -> None:
         """Hand ``fd`` over as the only member of an fdset of its own."""
@@ -202,7 +204,10 @@ def plan_of(
             raise PinUnavailableError(
                 "the guest agent's channel has no controller", hint="pack the machine again"
             )
-        files.add_socket("agent")
+        if options.deterministic is None:
+            files.add_socket("agent")
+    if options.deterministic is not None:
+        files.also = [options.deterministic.log]
     return Plan(
         config=config,
         options=options,
