@@ -156,6 +156,12 @@ class ZstdMissingError(InfrastructureError):
     kind = "zstd-missing"
 
 
+class RemoteError(InfrastructureError):
+    """Another machine cannot do its part: it is out of reach, lacks vmpack, or its disk is full."""
+
+    kind = "remote"
+
+
 class InterruptError(VmpackError):
     """The user interrupted the operation; nothing was left behind."""
 

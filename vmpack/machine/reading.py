@@ -31,6 +31,7 @@ MAX_FILE_BYTES = 4 << 20
 
 _SHOWN = 60
 _Config = TypeVar("_Config", bound="MachineConfig")
+_Part = TypeVar("_Part", bound=Part)
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -89,8 +90,8 @@ def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def from_person(
-    cls: type[_Config], data: object, *, path: str | os.PathLike[str] | None = None
-) -> _Config:
+    cls: type[_Part], data: object, *, path: str | os.PathLike[str] | None = None
+) -> _Part:
     """Validate what a person wrote; raises :class:`UsageError`."""
     from pydantic import ValidationError
 
