@@ -14,13 +14,36 @@ from typing import Literal
 
 from vmpack.verify.layers import LayerName, Promise
 
-__all__ = ["Code", "Comparison", "Difference", "Facts", "HostFacts", "Json", "Observation"]
+__all__ = [
+    "CUT",
+    "LEVEL",
+    "NOT_OBSERVED",
+    "Code",
+    "Comparison",
+    "Difference",
+    "Facts",
+    "HostFacts",
+    "Json",
+    "Observation",
+]
 
 Json = str | int | bool | None | list["Json"] | dict[str, "Json"]
 """No floats: they do not survive every JSON library unchanged."""
 
 Facts = Mapping[str, Json]
 """Key -> value, of one layer."""
+
+LEVEL = 1
+"""Grows with each kind of fact that is added: a record says at which level it was observed, so that
+what its vmpack did not know yet is not taken for absent. See :mod:`vmpack.verify.kinds`."""
+
+NOT_OBSERVED = "not-observed"
+"""A key of any layer's facts: a list of kinds (``["mount", "nic"]``) that this boot could not be
+asked for, so that their absence means nothing."""
+
+CUT = "cut"
+"""A key of any layer's facts: the number of facts that were left out because there were too many;
+items that only one side has mean nothing then."""
 
 Code = Literal["changed", "missing", "added", "order", "similarity"]
 """How an item differs: another value; expected and not there; there and not expected; in another
@@ -54,7 +77,11 @@ class Observation:
     """How the guest was asked: ``agent``, ``serial-login``, ``cloud-init``; empty: not at all."""
     boots: int = 1
     unstable: Mapping[LayerName, tuple[str, ...]] = field(default_factory=dict)
-    """Keys that were not the same in all boots: never compared."""
+    """Keys that were not the same in all boots: never compared. ``*``: the whole layer; ``KEY >
+    MEMBER``: a member of a value that is an object."""
+    level: int = LEVEL
+    unknown_layers: Mapping[str, Json] = field(default_factory=dict)
+    """Layers that a newer vmpack recorded: kept, never compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +135,8 @@ class Comparison:
     """Those that count first; within that by layer."""
     notes: Mapping[LayerName, str] = field(default_factory=dict)
     """A number or a reason to show beside a verdict: ``0.998 alike``, ``no guest agent``."""
+    unknown_layers: tuple[str, ...] = ()
+    """Layers of a newer vmpack that this one cannot compare."""
 
     @property
     def good(self) -> bool:
@@ -123,5 +152,6 @@ class Comparison:
                 name: {"verdict": verdict, "note": self.notes.get(name)}
                 for name, verdict in self.verdicts.items()
             },
+            "unknown-layers": list(self.unknown_layers),
             "differences": [one.as_dict() for one in self.differences],
         }

@@ -1,0 +1,165 @@
+"""A boot's console as lines that two boots have in common, and how alike two of them are.
+
+Profile: specs/behaviour-v1.md, BHV-CON: the table of rules there is :data:`RULES`. Time and memory
+are bounded whatever the guest prints: no step is slower than sorting.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from vmpack.runner.milestones import Lines
+from vmpack.verify.model import CUT, Facts, Json
+
+__all__ = ["MULTISET", "RULES", "SEQUENCE", "Rule", "compare_console", "console_facts", "normal"]
+
+MULTISET = 0.97
+"""Jaccard index of the lines as multisets: this or more is alike."""
+SEQUENCE = 0.93
+"""Share of the lines that stand in the same order: this or more is alike."""
+SLACK = 12
+"""So many lines may differ whatever the shares say: a short console has few lines to share."""
+
+MAX_LINES = 10_000
+MAX_CHARS = 400
+"""Characters of a normalised line; a longer one is cut."""
+MAX_TOTAL = 800_000
+"""Characters of all lines that are kept."""
+SHOWN = 40
+"""Differing lines that are named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One step of making lines comparable."""
+
+    name: str
+    kind: Literal["cut", "replace", "drop"]
+    """``cut``: a new line begins before the match; ``replace``: the match becomes
+    ``replacement``; ``drop``: the whole line goes."""
+    pattern: re.Pattern[str]
+    replacement: str = ""
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("glued", "cut", re.compile(r"(?<=.)\[ {0,4}\d{1,8}\.\d{6}\] ")),
+    Rule("timestamp", "replace", re.compile(r"^\[ {0,4}\d{1,8}\.\d{6}\](?:\[ *[TC]\d+\])? ?")),
+    Rule("job-animation", "drop", re.compile(r"^\[[ *]+\]|\bA (?:start|stop) job is running for ")),
+    Rule("clock", "drop", re.compile(r"\b(?:hrtimer|tsc|clocksource|sched_clock)\b", re.I)),
+    Rule("apic-calibration", "drop", re.compile(r"APIC (?:timer )?calibration|calibrat", re.I)),
+    Rule("random", "drop", re.compile(r"\bcrng\b|^random: ")),
+    Rule("dmi", "drop", re.compile(r"^(?:SMBIOS|DMI)[: ]")),
+    Rule("acpi-address", "drop", re.compile(r"^ACPI: .*0x[0-9A-Fa-f]{8,16}\b")),
+    Rule("irq-override", "drop", re.compile(r"INT_SRC_OVR|IRQ\d+ used by override")),
+    Rule(
+        "hexadecimal",
+        "replace",
+        re.compile(r"\b0x[0-9A-Fa-f]+\b|\b(?=[a-f]*\d)[0-9a-f]{4,}\b"),
+        "#",
+    ),
+    Rule("number", "replace", re.compile(r"\d+"), "#"),
+    Rule("space", "replace", re.compile(r"\s+"), " "),
+)
+
+
+def normal(line: str) -> Iterator[str]:
+    """What remains of one line of plain text: no line, one, or those that were glued together."""
+    for piece in _pieces(line):
+        text: str | None = piece
+        for rule in RULES:
+            if text is None or rule.kind == "cut":
+                continue
+            if rule.kind == "replace":
+                text = rule.pattern.sub(rule.replacement, text)
+            elif rule.pattern.search(text):
+                text = None
+        if text is not None and text.strip():
+            yield text.strip()[:MAX_CHARS]
+
+
+def _pieces(line: str) -> list[str]:
+    places = {0}
+    for rule in RULES:
+        if rule.kind == "cut":
+            places |= {match.start() for match in rule.pattern.finditer(line)}
+    starts = sorted(places)
+    return [line[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
+
+
+def console_facts(log: bytes) -> Facts:
+    """The facts of the layer ``console``: ``lines``, normalised, in their order.
+
+    ``log`` is the console from its first byte on. Lines beyond the bounds are left out and counted
+    under ``cut``.
+    """
+    lines: list[Json] = []
+    total = dropped = 0
+    for text, _ in Lines().feed(log):
+        for line in normal(text):
+            if len(lines) >= MAX_LINES or total + len(line) > MAX_TOTAL:
+                dropped += 1
+                continue
+            lines.append(line)
+            total += len(line)
+    facts: dict[str, Json] = {"lines": lines}
+    return {**facts, CUT: dropped} if dropped else facts
+
+
+def compare_console(
+    expected: Facts, observed: Facts
+) -> tuple[float, float, list[tuple[Literal["-", "+"], str]]]:
+    """How alike two consoles are as multisets and as sequences, 0 to 1, and lines that differ.
+
+    ``-``: expected and not there, ``+``: there and not expected, at most :data:`SHOWN` of each.
+    Lines that only some of the recorded boots had do not count.
+    """
+    ignored = {text for facts in (expected, observed) for text in _texts(facts, "sometimes")}
+    left = [text for text in _texts(expected, "lines") if text not in ignored]
+    right = [text for text in _texts(observed, "lines") if text not in ignored]
+    total = len(left) + len(right)
+    if not total:
+        return 1.0, 1.0, []
+    counts = Counter(left), Counter(right)
+    missing, added = counts[0] - counts[1], counts[1] - counts[0]
+    common = len(left) - missing.total()
+    differing: list[tuple[Literal["-", "+"], str]] = [("-", text) for text in list(missing)[:SHOWN]]
+    differing += [("+", text) for text in list(added)[:SHOWN]]
+    return common / (total - common), 2 * _in_order(left, right) / total, differing
+
+
+def alike(expected: Facts, observed: Facts) -> bool:
+    """Whether two consoles are within the bounds of the layer."""
+    multiset, sequence, differing = compare_console(expected, observed)
+    return (multiset >= MULTISET and sequence >= SEQUENCE) or len(differing) <= SLACK
+
+
+def _texts(facts: Facts, key: str) -> list[str]:
+    value = facts.get(key)
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def _in_order(left: Sequence[str], right: Sequence[str]) -> int:
+    """The most lines that stand in the same order in both, each matched with its own repetition.
+
+    The n-th time that a line comes is matched with the n-th time it comes in the other: the rest is
+    a longest increasing subsequence, which takes n log n where difflib takes n squared.
+    """
+    places: dict[str, list[int]] = {}
+    for place, text in enumerate(left):
+        places.setdefault(text, []).append(place)
+    taken: Counter[str] = Counter()
+    ends: list[int] = []
+    for text in right:
+        number = taken[text]
+        taken[text] += 1
+        if number >= len(places.get(text, ())):
+            continue
+        place = places[text][number]
+        at = bisect_left(ends, place)
+        ends[at : at + 1] = [place]
+    return len(ends)
