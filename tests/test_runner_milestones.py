@@ -118,8 +118,8 @@ def test_a_pattern_of_stars_takes_linear_time() -> None:
         (b"\r\n\r\ngrub>grub>  ", "bootloader-prompt"),
         (b"SYSLINUX 6.04\r\nboot: ", "bootloader-prompt"),
         (b"[ 1.0] Kernel panic - not syncing: VFS: Unable to mount root fs\r\n", "panic"),
-        (b"You are in emergency mode. After logging in, type\r\n", "unexpected"),
-        (b"ALERT!  does not exist.  Dropping to a shell!\r\n\r\n(initramfs) ", "unexpected"),
+        (b"You are in emergency mode. After logging in, type\r\n", "emergency-shell"),
+        (b"ALERT!  does not exist.  Dropping to a shell!\r\n\r\n(initramfs) ", "emergency-shell"),
     ],
 )
 def test_where_a_boot_is_stuck(console: bytes, kind: str) -> None:

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from vmpack.runner.options import Kind
+from vmpack.runner.troubles import Trouble, trouble_after, trouble_of
 
-__all__ = ["Detector", "Lines", "Pattern", "Reached", "Trouble"]
+__all__ = ["Detector", "Lines", "Pattern", "Reached"]
 
 MAX_LINE_BYTES = 8192
 """A longer line is cut into lines of this length."""
@@ -38,14 +38,6 @@ class Reached:
     name: str
     """The pattern, or the name of a generic one: ``kernel``, ``login``, ``target ssh``."""
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """A place from which a boot does not get any further by itself."""
-
-    kind: Kind
-    message: str
 
 
 class Pattern:
@@ -111,41 +103,6 @@ GENERIC: tuple[tuple[str, re.Pattern[str]], ...] = (
 
 TARGET = re.compile(r"Reached target (\S+)")
 
-TROUBLES: tuple[tuple[Kind, re.Pattern[str], str], ...] = (
-    (
-        "panic",
-        re.compile(r"Kernel panic - not syncing(?:: *(?P<why>.{1,200}))?"),
-        "the guest's kernel panicked",
-    ),
-    (
-        "no-boot-device",
-        re.compile(
-            r"No bootable (?:device|option or device)|Boot failed: not a bootable disk"
-            r"|^(?:Missing operating system|Operating System not found|Non-system disk)"
-        ),
-        "the firmware found nothing to boot from",
-    ),
-    (
-        "firmware-shell",
-        re.compile(r"^(?:UEFI Interactive Shell|Shell> *$)"),
-        "the firmware booted nothing and opened its shell",
-    ),
-    (
-        "bootloader-prompt",
-        re.compile(r"^(?:(?:grub(?: rescue)?> *){1,2}$|boot: *$|Minimal BASH-like line editing)"),
-        "the boot loader stopped at its prompt",
-    ),
-    (
-        "unexpected",
-        re.compile(r"You are in (?:emergency|rescue) mode|^\(initramfs\) *$|^dracut:/#"),
-        "the system stopped in an emergency shell",
-    ),
-)
-"""Where boots end that do not work: what is printed then, and what that means."""
-
-GOES_ON = frozenset({"boot-loader", "kernel", "init", "systemd", "login"})
-"""Milestones after which what looked like the end was none (a shell that ran a start-up script)."""
-
 
 class Detector:
     """Feeds on a console; knows which milestones it showed and whether the boot is stuck.
@@ -203,11 +160,7 @@ class Detector:
         for name, pattern in GENERIC:
             if pattern.search(line):
                 self._see(name, seconds)
-        for kind, pattern, message in TROUBLES:
-            found = pattern.search(line)
-            if found:
-                why = found.groupdict().get("why")
-                self.trouble = Trouble(kind, f"{message}: {why}" if why else message)
+        self.trouble = trouble_of(line, self.trouble)
 
     def _targets(self, line: str, seconds: float) -> None:
         for found in TARGET.finditer(line):
@@ -215,8 +168,7 @@ class Detector:
                 self._see(f"target {found[1].removesuffix('.target')[:80]}", seconds)
 
     def _see(self, name: str, seconds: float) -> None:
-        if name in GOES_ON and self.trouble is not None and self.trouble.kind != "panic":
-            self.trouble = None
+        self.trouble = trouble_after(name, self.trouble)
         if name not in self._names:
             self._names.add(name)
             self.seen.append(Reached(name, seconds))
