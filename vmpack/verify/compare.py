@@ -36,6 +36,9 @@ MAX_DIFFERENCES = 200
 KEPT_WHEN_CHANGED: frozenset[LayerName] = frozenset({"ending", "milestones", "checks"})
 """What a machine on other hardware still promises."""
 
+ASKED: frozenset[LayerName] = frozenset({"guest", "tables"})
+"""What the guest itself tells."""
+
 ORDER = "order"
 """The key of a list whose elements are items, in an order that is promised."""
 
@@ -191,10 +194,15 @@ def _not_compared(pair: _Pair, name: LayerName, left: Facts, right: Facts) -> fr
             if isinstance(listed, list)
             else set()
         )
-    # A kind that this vmpack does not know is compared where both sides have some of it.
     both = {kind_of(key) for key in left} & {kind_of(key) for key in right}
-    unknown = {kind_of(key) for key in [*left, *right]} - known.keys() - both
-    return frozenset(kinds | unknown)
+    one_sided = {kind_of(key) for key in [*left, *right]} - both
+    if name in ASKED and pair.expected.means != pair.observed.means:
+        # Another means does not tell the same of a guest.
+        kinds |= one_sided
+    if pair.expected.level != pair.observed.level:
+        # A newer vmpack saw what this one does not know.
+        kinds |= one_sided - known.keys()
+    return frozenset(kinds)
 
 
 def _one_sided(key: str, left: Facts, right: Facts, promised: Promise) -> Found:

@@ -24,7 +24,64 @@ class Kind:
     """The level of records since which it is observed."""
 
 
-KINDS: Mapping[LayerName, Mapping[str, Kind]] = {}
+KINDS: Mapping[LayerName, Mapping[str, Kind]] = {
+    "guest": {
+        "address": Kind("addresses of an interface, sorted"),
+        "acpi": Kind("digest of a table that no QEMU version changes"),
+        "boot-mode": Kind("`uefi` or `bios`"),
+        "cmdline": Kind("the kernel's command line"),
+        "consoles": Kind("the kernel's active consoles"),
+        "cpu": Kind("the first CPU: vendor, family, model, stepping, name, address sizes"),
+        "cpu-flag": Kind("`true`, for each flag"),
+        "cpu-socket": Kind("threads and cores of a socket"),
+        "cpus": Kind("how many are online"),
+        "disk": Kind("size, sector size, read-only, model and serial"),
+        "dmi": Kind("a string of SMBIOS that is not the firmware's"),
+        "failed-unit": Kind("`true`, for each unit that failed"),
+        "framebuffer": Kind("its driver"),
+        "hostname": Kind("the host name"),
+        "init": Kind("the program that is process 1"),
+        "interface": Kind("state of one without hardware"),
+        "kernel-taint": Kind("the kernel's taint bits"),
+        "keyboard": Kind("layout"),
+        "link": Kind("the device a name of `/dev/disk` leads to"),
+        "locale": Kind("`LANG` and `LC_*`"),
+        "machine-id": Kind("systemd's machine ID"),
+        "memory": Kind("MemTotal in KiB, under a BIOS"),
+        "memory-map": Kind("type of a range (E820), under a BIOS"),
+        "module": Kind("`true`, for each loaded one"),
+        "mount": Kind("source, type and options"),
+        "nic": Kind("by MAC: name, driver, MTU, state"),
+        "os": Kind("ID and version"),
+        "partition": Kind("start and size in bytes"),
+        "pci-driver": Kind("by address: IDs, class and driver"),
+        "process": Kind("`true`, for each program's name, where there is no systemd"),
+        "root-full": Kind("whether less than 1% of the root file system is free"),
+        "route": Kind("ways to a network"),
+        "rtc": Kind("the real-time clock's driver"),
+        "secure-boot": Kind("whether it is enforced"),
+        "swap": Kind("size in KiB"),
+        "timezone": Kind("its name"),
+        "tpm": Kind("major version"),
+        "uname": Kind("kernel release, version and architecture"),
+        "unit": Kind("active state of a systemd unit"),
+        "usb": Kind("IDs and product of a device"),
+        "virtio": Kind("by name: device, driver, negotiated features"),
+        "vulnerability": Kind("what the kernel says of it"),
+    },
+    "tables": {
+        "acpi": Kind("digest of a table"),
+        "cpuid": Kind("registers of a leaf"),
+        "dmi": Kind("a string of SMBIOS that is the firmware's"),
+        "memory": Kind("MemTotal in KiB, under UEFI"),
+        "memory-map": Kind("type of a range, under UEFI"),
+        "smbios": Kind("digest of the tables"),
+    },
+    "console": {
+        "lines": Kind("normalised lines in their order"),
+        "sometimes": Kind("lines that only some of the recorded boots had"),
+    },
+}
 
 
 def kind_of(key: str) -> str:

@@ -17,6 +17,7 @@ from vmpack.verify.bounds import MAX_TEXT, clean, clean_facts
 from vmpack.verify.layers import LAYERS, LayerName
 from vmpack.verify.merging import merge
 from vmpack.verify.model import Facts, HostFacts, Json, Observation
+from vmpack.verify.replay import Replay
 
 __all__ = ["End", "Record", "Replay", "merge", "read_record"]
 
@@ -33,43 +34,9 @@ MAX_BOOTS = 1000
 MAX_TEXTS = 64
 """Entries of ``means`` and of the host's ``changed``."""
 MAX_UNSTABLE = 20_000
-MAX_REPLAY = 4 << 20
-"""Bytes of a replay's compressed log."""
-MAX_REPLAY_LOG = 1 << 30
 MAX_UNKNOWN_LAYERS = 16
 _MACHINE_ID = re.compile(r"sha256:[0-9a-f]{64}")
-_SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
 _AGAIN = "record it again with vmpack verify BUNDLE --record"
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """A deterministic boot that the same QEMU version plays again, byte for byte."""
-
-    qemu: str
-    """Its version."""
-    log: bytes
-    """QEMU's log of the inputs, one zstd frame."""
-    log_size: int
-    """Bytes of the log."""
-    console: str
-    """``sha256:`` of the console's bytes."""
-    console_size: int
-    facts: Mapping[str, Json] = field(default_factory=dict)
-    """What else whoever plays it again has to know: arguments, where the console was cut, ..."""
-
-    def as_dict(self) -> dict[str, Json]:
-        """The record's JSON object."""
-        import base64
-
-        return {
-            "qemu": self.qemu,
-            "log": base64.b64encode(self.log).decode(),
-            "log-size": self.log_size,
-            "console": self.console,
-            "console-size": self.console_size,
-            "facts": clean_facts("replay", self.facts),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +81,7 @@ class Record:
             "ending": self.ending,
             "layers": layers,
             "unstable": {name: list(keys) for name, keys in seen.unstable.items()},
-            "replay": self.replay.as_dict() if self.replay is not None else None,
+            "replay": cast("Json", self.replay.as_dict()) if self.replay is not None else None,
         }
 
     @classmethod
@@ -162,7 +129,7 @@ class Record:
             end=cast("End", end),
             ending=top.text("ending"),
             vmpack=top.text("vmpack"),
-            replay=_replay(top),
+            replay=_replay(top, path),
             extra=top.rest(),
         )
 
@@ -260,29 +227,9 @@ def _unstable(top: _Members) -> dict[LayerName, tuple[str, ...]]:
     return {name: members.texts(name, MAX_UNSTABLE) for name in names if name in members._values}
 
 
-def _replay(top: _Members) -> Replay | None:
-    import base64
-    import binascii
-
-    if top._values.get("replay", top) is None:
-        top.take("replay")
-        return None
-    members = top.members("replay")
-    encoded = members.take("log")
-    try:
-        if not isinstance(encoded, str) or len(encoded) > MAX_REPLAY * 4 // 3 + 4:
-            raise ValueError
-        log = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError) as exc:
-        raise members.error("log", f"is not Base64 of at most {MAX_REPLAY} bytes") from exc
-    return Replay(
-        qemu=members.text("qemu"),
-        log=log,
-        log_size=members.integer("log-size", 0, MAX_REPLAY_LOG),
-        console=members.matching("console", _SHA256),
-        console_size=members.integer("console-size", 0, 1 << 40),
-        facts=members.cleaned("facts", members.mapping("facts")),
-    )
+def _replay(top: _Members, path: str | None) -> Replay | None:
+    value = top.take("replay")
+    return None if value is None else Replay.from_dict(value, path=path)
 
 
 def read_record(path: str | os.PathLike[str]) -> Record:
