@@ -39,9 +39,16 @@ def test_a_boot_shows_its_milestones_however_it_is_cut(step: int | None) -> None
     names = [one.name for one in found.reached]
     assert names == ["Linux version", "Reached target *multi-user", "login:"]
     assert [one.name for one in found.seen] == [
-        *("boot-loader", "kernel", "init", "systemd"),
+        *("boot-loader", "kernel", "init", "systemd", "virtualization"),
         *("target network", "target multi-user", "login"),
     ]
+    details = {one.name: one.detail for one in found.seen if one.detail}
+    assert details == {
+        "boot-loader": "Debian GNU/Linux",
+        "kernel": "6.1.0-41-amd64 (debian-kernel@lists.debian.org)",
+        "init": "/init",
+        "virtualization": "qemu",
+    }
     assert found.trouble is None
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from vmpack.runner.detectors import MARKS, SETS
 from vmpack.runner.troubles import Trouble, trouble_after, trouble_of
 
 __all__ = ["Detector", "Lines", "Pattern", "Reached"]
@@ -19,7 +20,13 @@ MAX_LINE_BYTES = 8192
 """A longer line is cut into lines of this length."""
 
 MAX_TARGETS = 256
-"""Milestones of systemd's targets that are kept; real systems have some thirty."""
+"""Milestones without an order (systemd's targets, what failed) that are kept; real systems have
+some thirty."""
+
+STAMP = re.compile(r"\[ *\d+\.\d{6}\] ")
+"""How a line of Linux's kernel begins; it may begin in the middle of somebody else's."""
+
+UNIT = re.compile(r"\.(?:target|service|mount|socket|device|swap|timer|path|scope|slice)$")
 
 CURSOR_MOVED = re.compile(rb"\x1b\[[0-9;]*[HfJ]")
 ESCAPES = re.compile(
@@ -38,6 +45,8 @@ class Reached:
     name: str
     """The pattern, or the name of a generic one: ``kernel``, ``login``, ``target ssh``."""
     seconds: float
+    detail: str = ""
+    """What the line says beyond that it came: the kernel's version, how a unit failed."""
 
 
 class Pattern:
@@ -87,23 +96,6 @@ def plain(raw: bytes) -> str:
     return text.decode("utf-8", errors="replace")
 
 
-GENERIC: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("firmware", re.compile(r"^(?:SeaBIOS \(version|BdsDxe: |UEFI firmware )")),
-    (
-        "boot-loader",
-        re.compile(r"GRUB loading|Welcome to GRUB|^\s*Booting `|^(?:SYS|ISO|EXT)LINUX \d"),
-    ),
-    ("kernel", re.compile(r"Linux version \d|^Copyright \(c\) .*The FreeBSD Project|^OpenBSD \d")),
-    ("init", re.compile(r"Run /\S+ as init process")),
-    ("systemd", re.compile(r"systemd\[1\]: |^Welcome to (?!GRUB).+!\s*$")),
-    ("busybox", re.compile(r"BusyBox v\d")),
-    ("login", re.compile(r"(?:^|\s)(?!Last )\S+ login:(?:\s|$)")),
-)
-"""What nearly every boot shows, in the usual order."""
-
-TARGET = re.compile(r"Reached target (\S+)")
-
-
 class Detector:
     """Feeds on a console; knows which milestones it showed and whether the boot is stuck.
 
@@ -122,7 +114,8 @@ class Detector:
         self._anywhere = [Pattern(text) for text in expected if "login:" in text]
         self._consumed = 0
         self._lines = Lines()
-        self._names: set[str] = set()
+        self._places: dict[str, int] = {}
+        self._glue = Glue()
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -131,23 +124,28 @@ class Detector:
 
     def has(self, name: str) -> bool:
         """Whether the generic milestone of that name was seen."""
-        return name in self._names
+        return name in self._places
 
     def feed(self, data: bytes, seconds: float) -> list[Reached]:
         """What the console's next bytes, come at ``seconds``, reach: expected and generic ones."""
         before = len(self.reached), len(self.seen)
         for line, complete in self._lines.feed(data):
             self._expect(line, seconds)
-            self._recognise(line, seconds)
+            self._recognise(line, seconds, complete=complete)
+            self.trouble = trouble_of(line, self.trouble)
             if complete:
-                self._targets(line, seconds)
                 self._consumed = 0
+                cut, whole = self._glue.add(line)
+                self._sets(line, seconds, end=cut)
+                if whole is not None:
+                    self._rejoined(*whole, seconds)
         return [*self.reached[before[0] :], *self.seen[before[1] :]]
 
-    def _expect(self, line: str, seconds: float) -> None:
+    def _expect(self, line: str, seconds: float, *, beyond: int = 0) -> None:
+        """Find what is expected in a line; ``beyond``: matches have to end behind that place."""
         while self._ordered:
             end = self._ordered[0].find(line, self._consumed)
-            if end is None:
+            if end is None or end <= beyond:
                 break
             # What one milestone matched is not there for the next.
             self._consumed = end
@@ -156,19 +154,62 @@ class Detector:
             self._anywhere.remove(pattern)
             self.reached.append(Reached(pattern.text, seconds))
 
-    def _recognise(self, line: str, seconds: float) -> None:
-        for name, pattern in GENERIC:
-            if pattern.search(line):
-                self._see(name, seconds)
-        self.trouble = trouble_of(line, self.trouble)
+    def _recognise(self, line: str, seconds: float, *, complete: bool) -> None:
+        for mark in MARKS:
+            found = mark.pattern.search(line)
+            if found:
+                # What a line says is known when it has ended.
+                detail = found.groupdict().get("is") if complete else None
+                self._see(mark.name, seconds, detail or "")
 
-    def _targets(self, line: str, seconds: float) -> None:
-        for found in TARGET.finditer(line):
-            if len(self._names) < MAX_TARGETS:
-                self._see(f"target {found[1].removesuffix('.target')[:80]}", seconds)
+    def _sets(self, line: str, seconds: float, *, end: int | None) -> None:
+        """What comes in no order; a name that reaches ``end`` may go on in the next line."""
+        for kind in SETS:
+            for found in kind.pattern.finditer(line):
+                if end is None or found.end("name") < end:
+                    self._add(kind.kind, found["name"], found.groupdict().get("is"), seconds)
 
-    def _see(self, name: str, seconds: float) -> None:
+    def _rejoined(self, line: str, joint: int, seconds: float) -> None:
+        """A line that the kernel printed into, put together again at ``joint``."""
+        self._consumed = 0
+        self._expect(line, seconds, beyond=joint)
+        self._consumed = 0
+        self._recognise(line, seconds, complete=True)
+        for kind in SETS:
+            for found in kind.pattern.finditer(line):
+                start, end = found.span("name")
+                if found.start() < joint <= end:
+                    # A line that ended right there is followed by another one's beginning.
+                    whole = start >= joint or end == joint or UNIT.search(found["name"])
+                    name = found["name"] if whole else line[start:joint]
+                    self._add(kind.kind, name, found.groupdict().get("is"), seconds)
+
+    def _add(self, kind: str, name: str, detail: str | None, seconds: float) -> None:
+        if len(self._places) < MAX_TARGETS:
+            name = name[:80].removesuffix(".target") if kind == "target" else name[:80]
+            self._see(f"{kind} {name}", seconds, (detail or "").strip())
+
+    def _see(self, name: str, seconds: float, detail: str = "") -> None:
         self.trouble = trouble_after(name, self.trouble)
-        if name not in self._names:
-            self._names.add(name)
-            self.seen.append(Reached(name, seconds))
+        place = self._places.setdefault(name, len(self.seen))
+        if place == len(self.seen):
+            self.seen.append(Reached(name, seconds, detail))
+        elif detail and not self.seen[place].detail:
+            self.seen[place] = replace(self.seen[place], detail=detail)
+
+
+class Glue:
+    """Puts lines together again that lines of the kernel were printed into."""
+
+    def __init__(self) -> None:
+        self._head = ""
+
+    def add(self, line: str) -> tuple[int | None, tuple[str, int] | None]:
+        """Where ``line`` is cut by a kernel's line, if it is; a whole line and where it was cut."""
+        if self._head and STAMP.match(line):
+            return None, None
+        found = None if STAMP.match(line) else STAMP.search(line, 1)
+        tail = line if found is None else line[: found.start()]
+        head, self._head = self._head, "" if found is None else tail
+        cut = None if found is None else found.start()
+        return cut, (head + tail, len(head)) if head else None
