@@ -45,7 +45,7 @@ def _lines(console: Console, result: DoctorResult) -> Iterator[str]:
     if result.qemus or result.firmware:
         yield ""
     rows = [(one.subject, one.status, one.message, one.hint) for one in result.diagnoses]
-    yield from _table(console, rows)
+    yield from status_lines(console, rows)
     if result.pins is not None:
         yield ""
         yield f"{escape(result.bundle or '')} pins"
@@ -53,7 +53,7 @@ def _lines(console: Console, result: DoctorResult) -> Iterator[str]:
             (f"{one.pin} {one.value}".strip(), one.status, one.message, one.hint)
             for one in result.pins
         ]
-        yield from _table(console, pins)
+        yield from status_lines(console, pins)
     yield ""
     what = "this bundle" if result.pins is not None else "a bundle"
     if result.ready:
@@ -62,7 +62,9 @@ def _lines(console: Console, result: DoctorResult) -> Iterator[str]:
         yield console.style(f"{what} does not run here", RED)
 
 
-def _table(console: Console, rows: Sequence[tuple[str, str, str, str | None]]) -> Iterator[str]:
+def status_lines(
+    console: Console, rows: Sequence[tuple[str, str, str, str | None]]
+) -> Iterator[str]:
     """Status, subject and message in columns; the hint of what is not well below it."""
     width = max((len(status) for _, status, _, _ in rows), default=0)
     for subject, status, message, hint in rows:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vmpack.binary import escape
-from vmpack.cli.console import GREEN, RED
-from vmpack.cli.human import table
 from vmpack.cli.options import ACCEL, QEMU_ARG, TIMEOUT, Argument, Command, option, whole
 from vmpack.cli.run import run_options
 
@@ -15,13 +12,13 @@ if TYPE_CHECKING:
     from types import SimpleNamespace
 
     from vmpack.cli.console import Console
-    from vmpack.ops.verify import VerifyResult
+    from vmpack.ops.verify_request import Request
     from vmpack.runner.milestones import Reached
-    from vmpack.verify.boot import Boot
 
 
 def run(console: Console, arguments: SimpleNamespace) -> int:
-    """Boot it and tell what it did; the exit code is the first bad ending's."""
+    """Do what is asked for, and tell what was found; the exit code is the first bad host's."""
+    from vmpack.cli.verify_show import lines
     from vmpack.ops.verify import verify
 
     def reached(boot: int, milestone: Reached) -> None:
@@ -35,53 +32,26 @@ def run(console: Console, arguments: SimpleNamespace) -> int:
     with console.reporter() as progress:
         result = verify(
             arguments.bundle,
+            _request(arguments),
             options=run_options(arguments),
-            boots=arguments.boots or 1,
-            report=arguments.report,
             on_reached=reached,
             progress=progress,
         )
     if result.unverified:
         console.warn(f"ran with arguments of QEMU that were added: {' '.join(result.unverified)}")
-    console.done(result.as_dict(), _lines(console, result))
+    for note in result.notes:
+        console.warn(note)
+    console.done(result.as_dict(), lines(console, result))
     return result.exit_code
 
 
-def _lines(console: Console, result: VerifyResult) -> Iterator[str]:
-    for number, boot in enumerate(result.boots, 1):
-        title = f"boot {number}" if len(result.boots) > 1 else "boot"
-        yield f"{title}: QEMU {boot.qemu}, {boot.accel} ({escape(boot.accel_reason)})"
-        yield from (f"  {line}" for line in _milestones(boot))
-        yield from (f"  {line}" for line in _checks(boot))
-        ending = boot.ending
-        verdict = "as expected" if boot.good else ending.kind
-        mark = console.style(verdict, GREEN if boot.good else RED)
-        yield f"  {mark}: {ending.message}, {ending.seconds:.1f} s after the start"
-        if not boot.good:
-            yield from (f"  | {line}" for line in ending.console_tail[-12:])
-            yield from (f"  QEMU: {line}" for line in ending.stderr.splitlines()[-5:])
-    yield from (f"wrote {escape(path)}" for path in result.report)
+def _request(arguments: SimpleNamespace) -> Request:
+    from dataclasses import fields
 
+    from vmpack.ops.verify_request import Request
 
-def _milestones(boot: Boot) -> Iterator[str]:
-    # What was recognised by itself is told where it adds something to what was expected.
-    expected = {one.seconds for one in boot.reached}
-    others = [one for one in boot.seen if one.seconds not in expected and " " not in one.name]
-    timed = [(one.seconds, escape(one.name)) for one in boot.reached]
-    timed += [(one.seconds, f"({escape(one.name)})") for one in others]
-    rows = [(f"{seconds:.1f} s", name) for seconds, name in sorted(timed)]
-    rows += [("never", escape(name)) for name in boot.missing]
-    if rows:
-        yield from table(("reached", "milestone"), rows, right=("reached",))
-
-
-def _checks(boot: Boot) -> Iterator[str]:
-    rows = [
-        (check.verdict, escape(check.name), f"{check.seconds:.1f} s", check.message)
-        for check in boot.checks
-    ]
-    if rows:
-        yield from table(("check", "name", "took", "found"), rows, right=("took",))
+    given = {each.name: getattr(arguments, each.name) for each in fields(Request)}
+    return Request(**{**given, "on": tuple(given["on"])})
 
 
 COMMAND = Command(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from vmpack.bundle import Bundle
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from vmpack.verify.boot import Boot
     from vmpack.verify.model import Comparison
     from vmpack.verify.record import Record
+    from vmpack.verify.replay import ExactResult, Replay
 
-__all__ = ["HERE", "Task", "Watcher", "pins_of", "require_pins", "verify_here"]
+__all__ = ["HERE", "Task", "Watcher", "held_against", "pins_of", "require_pins", "verify_here"]
 
 HERE = "here"
 """The host that vmpack itself runs on, as reports name it."""
@@ -48,6 +49,8 @@ class Task:
     """Sentences about that, for people."""
     preflight: bool = False
     """Look at the pins and boot nothing."""
+    replay: Replay | None = None
+    """The bundle's deterministic boot, which is replayed after the boots."""
 
     @property
     def all_changed(self) -> tuple[str, ...]:
@@ -74,15 +77,47 @@ async def verify_here(
     boots: list[Boot] = []
     compared: list[Comparison] = []
     error: Mapping[str, object] | None = None
+    exact: ExactResult | None = None
     try:
         pins = pins_of(bundle, task, qemu)
         require_pins(pins)
         if not task.preflight:
             await _boots(bundle, task, boots, compared, name, qemu, on_reached, progress)
+        if task.replay is not None and all(boot.good for boot in boots):
+            exact = await _replayed(bundle, task.replay, task.options, qemu, progress)
     except InfrastructureError as exc:
         error = error_of(exc)
-    comparison = next((one for one in compared if not one.good), compared[0] if compared else None)
-    return HostResult(name, tuple(boots), comparison, error, pins, notes=task.notes)
+    comparison = _shown(compared)
+    return HostResult(name, tuple(boots), comparison, error, pins, exact=exact, notes=task.notes)
+
+
+def held_against(result: HostResult, expected: Record | None) -> HostResult:
+    """``result``, whose boots were made elsewhere, with what they differ in from a record."""
+    seen = [boot.observation for boot in result.boots if boot.observation is not None]
+    if expected is None or not seen:
+        return result
+    from vmpack.verify.compare import compare
+
+    return replace(result, comparison=_shown([compare(expected.observation, one) for one in seen]))
+
+
+def _shown(compared: Sequence[Comparison]) -> Comparison | None:
+    """That of the first boot that differs, otherwise that of the first one."""
+    return next((one for one in compared if not one.good), compared[0] if compared else None)
+
+
+async def _replayed(
+    bundle: Bundle, replay: Replay, options: RunOptions, qemu: Qemu | None, progress: Progress
+) -> ExactResult:
+    from vmpack.verify.exact import replay_exact
+
+    progress.stage("replay", None)
+    beating = asyncio.create_task(beat(progress))
+    try:
+        return await replay_exact(bundle, replay, options, qemu)
+    finally:
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
 
 
 def pins_of(bundle: Bundle, task: Task, qemu: Qemu | None = None) -> tuple[Pin, ...]:
@@ -128,7 +163,7 @@ async def _boots(
     on_reached: Watcher | None,
     progress: Progress,
 ) -> None:
-    """Boot, and boot again until one is bad; ``done`` gets each, ``compared`` what it differs in."""
+    """Boot until one is bad; ``done`` gets each boot, ``compared`` what it differs in."""
     from vmpack.verify.boot import boot_once
     from vmpack.verify.compare import compare
 

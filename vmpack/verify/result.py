@@ -16,14 +16,18 @@ from vmpack.runner.options import EXIT_CODES
 if TYPE_CHECKING:
     from vmpack.runner.preflight import Pin
     from vmpack.verify.boot import Boot
-    from vmpack.verify.exact import ExactResult
+    from vmpack.verify.layers import LayerName
     from vmpack.verify.model import Comparison
     from vmpack.verify.record import Record
+    from vmpack.verify.replay import ExactResult
 
-__all__ = ["DIFFERS", "HostResult", "RecordSource", "VerifyResult", "error_of"]
+__all__ = ["DIFFERS", "UNSTABLE", "HostResult", "RecordSource", "VerifyResult", "error_of"]
 
 DIFFERS = "differs"
 """The kind of a boot that ended as expected and behaved otherwise; it has exit code 1."""
+
+UNSTABLE = "unstable"
+"""The kind of boots for a record that were not the same; it has exit code 1, too."""
 
 
 def error_of(error: VmpackError) -> Mapping[str, object]:
@@ -49,6 +53,9 @@ class HostResult:
     """``qemu``, ``accel``, ``accel-reason``, ``firmware`` where no boot says them."""
     exact: ExactResult | None = None
     """What the replay of ``--exact`` gave."""
+    unstable: Mapping[LayerName, tuple[str, ...]] | None = None
+    """Items, by layer, that a host promises to repeat and that differed between boots for a record;
+    ``comparison`` then holds the first boot against one that differs."""
     notes: tuple[str, ...] = ()
     """Sentences for people: what could not be imitated, what did not apply."""
     artefacts: tuple[str, ...] = ()
@@ -56,12 +63,14 @@ class HostResult:
 
     @property
     def kind(self) -> str:
-        """``expected``, an ending's kind, an error's, or :data:`DIFFERS`."""
+        """``expected``, an ending's kind, an error's, :data:`DIFFERS` or :data:`UNSTABLE`."""
         if self.error is not None:
             return str(self.error.get("kind"))
         for boot in self.boots:
             if not boot.good:
                 return boot.ending.kind
+        if self.unstable:
+            return UNSTABLE
         if self.comparison is not None and not self.comparison.good:
             return DIFFERS
         if self.exact is not None and not self.exact.good:
@@ -110,10 +119,15 @@ class HostResult:
             "pins": [pin.as_dict() for pin in self.pins],
             "boots": [boot.as_dict() for boot in self.boots],
             "comparison": None if self.comparison is None else self.comparison.as_dict(),
+            "unstable": _lists(self.unstable),
             "exact": None if self.exact is None else self.exact.as_dict(),
             "notes": list(self.notes),
             "artefacts": list(self.artefacts),
         }
+
+
+def _lists(items: Mapping[LayerName, tuple[str, ...]] | None) -> dict[str, list[str]] | None:
+    return None if items is None else {name: list(keys) for name, keys in items.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +166,9 @@ class VerifyResult:
     record: RecordSource | None = None
     recorded: str | None = None
     """The file that now holds the new record."""
-    unstable: Mapping[str, tuple[str, ...]] | None = None
-    """With a new record: items that were not equal in all of its boots, by layer."""
+    unstable: Mapping[LayerName, tuple[str, ...]] | None = None
+    """Of a new record: items that were not equal in all of its boots, by layer; it does not
+    compare them."""
     unverified: tuple[str, ...] = ()
     """Arguments of QEMU that the user added: what was seen is not the bundle alone."""
     report: tuple[str, ...] = ()
@@ -195,7 +210,7 @@ class VerifyResult:
             "hosts": [host.as_dict() for host in self.hosts],
             "boots": [boot.as_dict() for boot in self.boots],
             "recorded": self.recorded,
-            "unstable": {name: list(keys) for name, keys in (self.unstable or {}).items()},
+            "unstable": _lists(self.unstable),
             "report": list(self.report),
             "notes": list(self.notes),
         }

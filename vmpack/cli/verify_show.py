@@ -1,0 +1,310 @@
+"""``vmpack verify`` in words for people. Whatever a guest or another host said is escaped here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from vmpack.binary import escape
+from vmpack.cli.console import BOLD, DIM, GREEN, RED, YELLOW, Console
+from vmpack.cli.human import plain, table
+
+if TYPE_CHECKING:
+    from vmpack.verify.boot import Boot
+    from vmpack.verify.layers import LayerName
+    from vmpack.verify.model import Comparison, Difference
+    from vmpack.verify.result import HostResult, RecordSource, VerifyResult
+
+__all__ = ["lines"]
+
+MOST = 20
+"""Differences that are shown in full; more of them are in a report."""
+
+ITEMS = 6
+"""Items of a layer that are named where nothing is promised."""
+
+TAIL = 12
+"""Last lines of the console of a boot that failed."""
+
+_COLOURS = {"same": GREEN, "differs": RED, "drift": YELLOW, "not-compared": DIM}
+_WORDS = {
+    "same": "same",
+    "differs": "differs",
+    "drift": "same enough",
+    "not-compared": "not compared",
+}
+
+
+def lines(console: Console, result: VerifyResult) -> Iterator[str]:
+    """Everything that was found: each host, then the verdict, then what to do next."""
+    several = len(result.hosts) > 1
+    for host in result.hosts:
+        yield from _host(console, result, host, named=several or host.name != "here")
+    if several:
+        yield from _matrix(console, result)
+    yield from _verdict(console, result)
+    yield from (f"wrote {escape(path)}" for path in result.report)
+
+
+def _host(
+    console: Console, result: VerifyResult, host: HostResult, *, named: bool
+) -> Iterator[str]:
+    if named:
+        yield console.style(escape(host.name), BOLD)
+    if host.pins and (not host.boots or console.verbose):
+        yield from _pins(console, host)
+    for number, boot in enumerate(host.boots, 1):
+        title = f"boot {number}" if len(host.boots) > 1 else "boot"
+        brief = boot.good and (result.record is not None or len(host.boots) > 1)
+        yield from _boot(console, boot, title, brief=brief and not console.verbose)
+    if host.comparison is not None:
+        yield ""
+        if host.unstable:
+            yield from _unstable(console, host.comparison, host.unstable)
+        else:
+            yield from _comparison(console, host.comparison, result.record)
+    if host.exact is not None:
+        yield ""
+        yield from _exact(console, host)
+    if host.error is not None:
+        yield from _error(console, host.error)
+    yield from (f"note: {note}" for note in host.notes)
+    if named or host.comparison is not None:
+        yield ""
+
+
+def _pins(console: Console, host: HostResult) -> Iterator[str]:
+    from vmpack.cli.doctor import status_lines
+
+    rows = [
+        (f"{one.pin} {one.value}".strip(), one.status, one.message, one.hint) for one in host.pins
+    ]
+    yield from status_lines(console, rows)
+
+
+def _error(console: Console, error: Mapping[str, object]) -> Iterator[str]:
+    where = [str(error[key]) for key in ("path", "field") if error.get(key)]
+    words = ": ".join([", ".join(where), str(error.get("message"))] if where else where)
+    text = words or str(error.get("message"))
+    yield f"{console.style(escape(str(error.get('kind'))), RED)}: {escape(text)}"
+    if error.get("hint"):
+        yield f"  hint: {escape(str(error['hint']))}"
+
+
+def _boot(console: Console, boot: Boot, title: str, *, brief: bool) -> Iterator[str]:
+    yield f"{title}: QEMU {escape(boot.qemu)}, {escape(boot.accel)} ({escape(boot.accel_reason)})"
+    if not brief:
+        yield from (f"  {line}" for line in _milestones(boot))
+        yield from (f"  {line}" for line in _checks(boot))
+    ending = boot.ending
+    verdict = "as expected" if boot.good else ending.kind
+    mark = console.style(verdict, GREEN if boot.good else RED)
+    yield f"  {mark}: {ending.message}, {ending.seconds:.1f} s after the start"
+    if not boot.good:
+        yield from (f"  | {line}" for line in ending.console_tail[-TAIL:])
+        yield from (f"  QEMU: {line}" for line in ending.stderr.splitlines()[-5:])
+    yield from (f"  not observed: {problem}" for problem in boot.problems)
+
+
+def _milestones(boot: Boot) -> Iterator[str]:
+    # What was recognised by itself is told where it adds something to what was expected.
+    expected = {one.seconds for one in boot.reached}
+    others = [one for one in boot.seen if one.seconds not in expected and " " not in one.name]
+    timed = [(one.seconds, escape(one.name)) for one in boot.reached]
+    timed += [(one.seconds, f"({escape(one.name)})") for one in others]
+    rows = [(f"{seconds:.1f} s", name) for seconds, name in sorted(timed)]
+    rows += [("never", escape(name)) for name in boot.missing]
+    if rows:
+        yield from table(("reached", "milestone"), rows, right=("reached",))
+
+
+def _checks(boot: Boot) -> Iterator[str]:
+    rows = [
+        (check.verdict, escape(check.name), f"{check.seconds:.1f} s", check.message)
+        for check in boot.checks
+    ]
+    if rows:
+        yield from table(("check", "name", "took", "found"), rows, right=("took",))
+
+
+def _comparison(
+    console: Console, comparison: Comparison, source: RecordSource | None
+) -> Iterator[str]:
+    """The layers with their verdicts, then each difference that counts."""
+    if source is not None:
+        yield f"compared with {_of(source)}"
+    pair = (
+        "same QEMU version, accelerator and firmware"
+        if comparison.relation == "same-host"
+        else "another QEMU version, accelerator or firmware: less is promised"
+    )
+    yield f"  {pair}"
+    yield from (f"  {line}" for line in _layers(console, comparison))
+    yield from _differences(console, comparison)
+
+
+def _of(source: RecordSource) -> str:
+    host = source.record.observation.host
+    count = source.record.observation.boots
+    what = "the bundle's record" if source.source == "bundle" else escape(source.source)
+    boots = "1 boot" if count == 1 else f"{count} boots"
+    return f"{what}: {boots} on QEMU {escape(host.qemu)}, {escape(host.accel)}"
+
+
+def _layers(console: Console, comparison: Comparison) -> Iterator[str]:
+    from vmpack.verify.layers import LAYERS
+
+    found = [
+        (row.title, comparison.verdicts[row.name], _note(comparison, row.name))
+        for row in LAYERS
+        if row.name in comparison.verdicts
+    ]
+    first = max((len(title) for title, _, _ in found), default=0)
+    second = max((len(_WORDS[verdict]) for _, verdict, _ in found), default=0)
+    for title, verdict, note in found:
+        shown = console.style(f"{_WORDS[verdict]:<{second}}", _COLOURS[verdict])
+        yield f"{title:<{first}}  {shown}  {note}".rstrip()
+
+
+def _note(comparison: Comparison, name: str) -> str:
+    """What stands beside a verdict: how many differences, which items drifted, a number."""
+    here = [one for one in comparison.differences if one.layer == name]
+    counting = sum(one.counts for one in here)
+    parts = []
+    if counting:
+        parts.append("1 difference" if counting == 1 else f"{counting} differences")
+    drifted = list(dict.fromkeys(one.item for one in here if not one.counts))
+    if drifted:
+        names = ", ".join(plain(item) for item in drifted[:ITEMS])
+        more = f" and {len(drifted) - ITEMS} more" if len(drifted) > ITEMS else ""
+        parts.append(f"not promised: {names}{more}")
+    note = {str(key): value for key, value in comparison.notes.items()}.get(name)
+    if note:
+        parts.append(escape(note))
+    return "; ".join(parts)
+
+
+def _differences(console: Console, comparison: Comparison) -> Iterator[str]:
+    from vmpack.verify.layers import layer
+
+    counting = [one for one in comparison.differences if one.counts]
+    shown = list(comparison.differences) if console.verbose else counting
+    for number, one in enumerate(shown[:MOST], 1):
+        colour = RED if one.counts else YELLOW
+        title = f"{number}. {layer(one.layer).title}: {plain(one.item)} {_code(one)}"
+        yield ""
+        yield console.style(title, colour)
+        rows = (("expected", plain(one.expected)), ("observed", plain(one.observed)))
+        yield from (f"   {name}  {value}" for name, value in _needed(one, rows))
+        if one.cause:
+            yield f"   usually: {escape(one.cause)}"
+    if len(shown) > MOST:
+        yield ""
+        yield f"and {len(shown) - MOST} more: --report DIR shows all of them"
+
+
+def _code(one: Difference) -> str:
+    return {
+        "changed": "is another",
+        "missing": "is missing",
+        "added": "is new",
+        "order": "comes in another place",
+        "similarity": "is not alike enough",
+    }[one.code]
+
+
+def _needed(one: Difference, rows: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Both values, but not the absent side of what is only on the other."""
+    for name, value in rows:
+        absent = (one.code, name) in (("missing", "observed"), ("added", "expected"))
+        if not (absent and value == "none"):
+            yield name, value
+
+
+def _unstable(
+    console: Console, comparison: Comparison, unstable: Mapping[LayerName, Sequence[str]]
+) -> Iterator[str]:
+    yield console.style("not recorded: these were not the same in all boots", RED)
+    yield from (f"  {name}: {plain(list(keys))}" for name, keys in unstable.items())
+    yield from _differences(console, comparison)
+    yield ""
+    yield (
+        "hint: let the guest settle, or expect a later milestone ([expected] milestones), and"
+        " record again"
+    )
+
+
+def _exact(console: Console, host: HostResult) -> Iterator[str]:
+    exact = host.exact
+    assert exact is not None
+    colour = {"same": GREEN, "does-not-apply": YELLOW}.get(exact.verdict, RED)
+    yield f"replay: {console.style(exact.verdict, colour)}: {exact.message}"
+    if exact.offset is not None:
+        yield f"  first difference at byte {exact.offset} of the console, line {exact.line}"
+        yield f"  expected  {plain(exact.expected)}"
+        yield f"  observed  {plain(exact.observed)}"
+
+
+def _matrix(console: Console, result: VerifyResult) -> Iterator[str]:
+    """Layer by host: one column for each host, numbered where names would be too wide."""
+    from vmpack.verify.layers import LAYERS
+
+    heads = [escape(host.name)[:18] for host in result.hosts]
+    rows = [
+        [row.title, *(_cell(host, row.name) for host in result.hosts)]
+        for row in LAYERS
+        if any(_cell(host, row.name) != "-" for host in result.hosts)
+    ]
+    rows.append(["verdict", *(_word(host) for host in result.hosts)])
+    yield from _coloured(console, ["layer", *heads], rows)
+    yield ""
+
+
+def _cell(host: HostResult, name: str) -> str:
+    if host.comparison is None:
+        return "-"
+    verdict = {str(key): value for key, value in host.comparison.verdicts.items()}.get(name)
+    return "-" if verdict is None else _WORDS[verdict]
+
+
+def _word(host: HostResult) -> str:
+    return "as expected" if host.good else escape(host.kind)
+
+
+def _coloured(
+    console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> Iterator[str]:
+    colours = {_WORDS[verdict]: colour for verdict, colour in _COLOURS.items()}
+    colours["as expected"] = GREEN
+    widths = [max(len(row[at]) for row in (header, *rows)) for at in range(len(header))]
+    yield "  ".join(f"{cell:<{width}}" for cell, width in zip(header, widths, strict=True)).rstrip()
+    for row in rows:
+        cells = [f"{row[0]:<{widths[0]}}"]
+        for cell, width in zip(row[1:], widths[1:], strict=True):
+            colour = colours.get(cell, RED if row[0] == "verdict" else "")
+            padded = f"{cell:<{width}}"
+            cells.append(console.style(padded, colour) if colour else padded)
+        yield "  ".join(cells).rstrip()
+
+
+def _verdict(console: Console, result: VerifyResult) -> Iterator[str]:
+    """One line that says it all, and what to do next."""
+    if result.recorded is not None:
+        count = len(result.boots)
+        yield console.style(f"recorded {count} boots in {escape(result.recorded)}", GREEN)
+        kept = {name: keys for name, keys in (result.unstable or {}).items() if keys}
+        if kept:
+            names = "; ".join(f"{name}: {plain(list(keys))}" for name, keys in kept.items())
+            yield f"not the same in all of them, and not compared: {names}"
+        return
+    if result.worst is not None:
+        if result.worst.kind == "differs":
+            yield console.style("it does not behave as recorded", RED)
+        return
+    if not result.boots and result.hosts and result.hosts[0].comparison is None:
+        yield console.style("the pins are available", GREEN)
+    elif result.record is not None:
+        yield console.style("it behaves as recorded", GREEN)
+    else:
+        name = escape(result.filename)
+        yield f"hint: it has no behaviour record to compare with: vmpack verify --record {name}"
