@@ -137,10 +137,11 @@ class Agent:
         *,
         stdin: bytes | None = None,
         timeout_s: float | None = None,
+        max_reply: int = MAX_EXEC_REPLY,
     ) -> ExecResult:
         """Run a program in the guest to its end; ``argv[0]`` is searched on the agent's PATH.
 
-        Raises :class:`TimeoutError` after ``timeout_s`` (the program runs on), and what
+        ``max_reply`` bounds the bytes of the reply with its output, in base64. Raises :class:`TimeoutError` after ``timeout_s`` (the program runs on), and what
         :meth:`execute` raises.
         """
         request: dict[str, object] = {
@@ -153,7 +154,7 @@ class Agent:
         started = _object(await self.execute("guest-exec", request), "guest-exec")
         pid = _whole(started, "pid", "guest-exec")
         async with asyncio.timeout(timeout_s):
-            return await self._ended(pid)
+            return await self._ended(pid, max_reply)
 
     async def shell(self, command: str, *, timeout_s: float | None = None) -> ExecResult:
         """Run a command line with the guest's ``/bin/sh``."""
@@ -215,10 +216,10 @@ class Agent:
         """Let go of the guest's port."""
         self._sock.close()
 
-    async def _ended(self, pid: int) -> ExecResult:
+    async def _ended(self, pid: int, max_reply: int) -> ExecResult:
         pause, longest = POLL_S
         while True:
-            answer = await self.execute("guest-exec-status", {"pid": pid}, max_reply=MAX_EXEC_REPLY)
+            answer = await self.execute("guest-exec-status", {"pid": pid}, max_reply=max_reply)
             status = _object(answer, "guest-exec-status")
             if status.get("exited") is True:
                 return _exec_result(status)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from vmpack.errors import VmpackError
+from vmpack.verify.guest.patience import StalledError, patiently
 from vmpack.verify.guest.report import GuestReport, Means
 
 if TYPE_CHECKING:
@@ -12,6 +15,9 @@ if TYPE_CHECKING:
     from vmpack.runner.session import Session
 
 __all__ = ["observe_guest"]
+
+OPENING_S = 0.1
+"""Between two looks at whether an agent has opened its port."""
 
 
 async def observe_guest(
@@ -30,4 +36,33 @@ async def observe_guest(
     A guest without any means costs a fraction of a second. Never raises for what the guest does:
     that is the report's ``problem``. Raises :class:`InfrastructureError` when QEMU is gone.
     """
-    return GuestReport()
+    report = GuestReport()
+    if expect in (None, "agent", "agent-info") and await _agent_listens(session, expect):
+        report = await _by_agent(session)
+    return report
+
+
+async def _agent_listens(session: Session, expect: Means | None) -> bool:
+    """Whether a program in the guest has opened the agent's port; QEMU knows that."""
+    if session.agent is None:
+        return False
+    while True:
+        ports = await session.qmp("query-chardev")
+        if any(one.get("label") == "agent" and one.get("frontend-open") for one in ports):
+            return True
+        if expect is None:
+            return False
+        await asyncio.sleep(OPENING_S)
+
+
+async def _by_agent(session: Session) -> GuestReport:
+    from vmpack.verify.guest.by_agent import ask_agent
+
+    agent = session.agent
+    assert agent is not None
+    try:
+        return await patiently(session, ask_agent(agent))
+    except StalledError as exc:
+        return GuestReport(problem=f"guest agent: {exc}")
+    except VmpackError as exc:
+        return GuestReport(problem=f"guest agent: {exc.message}")
