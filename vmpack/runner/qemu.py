@@ -24,6 +24,7 @@ from vmpack.binary import escape
 from vmpack.errors import QemuDiedError, QemuMissingError, ZstdMissingError
 from vmpack.runner import cache
 from vmpack.runner.options import Qemu
+from vmpack.runner.parent import die_with_parent
 
 __all__ = [
     "PROGRAM",
@@ -291,7 +292,11 @@ def _ask(
     with tempfile.TemporaryFile() as complaints:
         try:
             process = subprocess.Popen(  # noqa: S603  the user's own QEMU, as a list
-                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+                preexec_fn=die_with_parent,  # noqa: PLW1509  one prctl(2), no lock and no import
             )
         except OSError as exc:
             raise QemuMissingError(
