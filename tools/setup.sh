@@ -35,6 +35,9 @@ packages=(
     vagrant-libvirt /usr/share/vagrant-plugins/plugins.d/vagrant-libvirt.json
     virt-v2v /usr/bin/virt-v2v
     xva-img /usr/bin/xva-img
+    chromium-headless-shell /usr/bin/chromium-headless-shell
+    fonts-dejavu-core /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
+    udev /usr/bin/udevadm
 )
 
 install_packages() {
