@@ -7,8 +7,8 @@ import pytest
 from vmpack.errors import FirmwareMissingError, PinUnavailableError, QemuDiedError, ZstdMissingError
 from vmpack.machine.names import Ending as Expected
 from vmpack.runner import endings
-from vmpack.runner.endings import QUIET_S, Resets, Sample, Stall
-from vmpack.runner.options import EXIT_CODES, Ending, Kind
+from vmpack.runner.endings import DEADLINES, Quiet, Resets, Sample, Stall, Verdict
+from vmpack.runner.options import EXIT_CODES, Accel, Ending, Kind
 from vmpack.runner.process import ChildProcess
 from vmpack.runner.watch import Clock
 
@@ -39,9 +39,9 @@ SHUTDOWNS: tuple[tuple[str, Expected | None, bool, bool, Kind], ...] = (
 def test_shutdown(
     reason: str, expected: Expected | None, awaited: bool, interrupted: bool, kind: Kind
 ) -> None:
-    found, message = endings.of_shutdown(reason, expected, awaited=awaited, interrupted=interrupted)
-    assert found == kind
-    assert message
+    found = endings.of_shutdown(reason, expected, awaited=awaited, interrupted=interrupted)
+    assert found.kind == kind
+    assert found.message
 
 
 def test_exit_codes_are_the_contract() -> None:
@@ -104,8 +104,10 @@ def test_what_the_host_cannot_give_is_told_with_what_to_do() -> None:
 
 
 def test_a_silent_end_names_the_signal() -> None:
-    assert endings.of_exit(-11, "") == ("qemu-died", "QEMU ended with signal 11: it said nothing")
-    assert endings.of_exit(1, "a\nb\n") == ("qemu-died", "QEMU ended with exit code 1: b")
+    silent = endings.of_exit(-11, "")
+    assert silent == Verdict("qemu-died", "QEMU ended with signal 11: it said nothing")
+    last = endings.of_exit(1, "a\nb\n")
+    assert last == Verdict("qemu-died", "QEMU ended with exit code 1: b")
 
 
 def test_three_resets_in_a_row_are_a_loop_unless_somebody_typed_or_time_passed() -> None:
@@ -140,30 +142,69 @@ def follow(stall: Stall, seconds: range, **rates: float) -> None:
         )
 
 
-@pytest.mark.parametrize("rates", [{"cpu": 1.0}, {"output": 1}, {"blocks": 1}])
+TCG = DEADLINES["tcg"]
+LONG = int(TCG.busy_s) + 2
+
+
+@pytest.mark.parametrize("rates", [{"cpu": 1.0, "output": 1}, {"output": 1}, {"blocks": 1}])
 def test_a_machine_that_does_something_is_not_stopped(rates: dict[str, float]) -> None:
-    stall = Stall()
-    follow(stall, range(60), **rates)
+    stall = Stall(TCG)
+    follow(stall, range(LONG), **rates)
     assert not stall.stopped
     assert stall.gave_up is None
 
 
 def test_a_machine_that_does_nothing_is_asked_soon_and_given_up_late() -> None:
-    stall = Stall()
+    stall = Stall(TCG)
     follow(stall, range(3), cpu=0.01)
     assert stall.stopped
     assert stall.gave_up is None
-    follow(stall, range(3, int(QUIET_S) + 2), cpu=0.01)
+    follow(stall, range(3, int(TCG.idle_s) + 2), cpu=0.01)
     assert stall.gave_up is not None
-    assert "1% of a CPU" in stall.gave_up
+    assert not stall.gave_up.busy
+    assert "1% of a CPU" in stall.gave_up.message
 
 
-def test_a_busy_machine_without_output_is_given_up_too() -> None:
-    stall = Stall()
-    follow(stall, range(int(QUIET_S) + 2), cpu=1.0)
+@pytest.mark.parametrize("accel", ["kvm", "tcg"])
+def test_a_busy_machine_without_output_is_given_up_as_its_accelerator_is_fast(
+    accel: Accel,
+) -> None:
+    """END-TIME."""
+    limit = int(DEADLINES[accel].busy_s)
+    stall = Stall(DEADLINES[accel])
+    follow(stall, range(limit), cpu=1.0)
     assert not stall.stopped
+    assert stall.gave_up is None
+    follow(stall, range(limit, limit + 2), cpu=1.0)
     assert stall.gave_up is not None
-    assert "100% of a CPU" in stall.gave_up
+    assert stall.gave_up.busy
+    assert "100% of a CPU" in stall.gave_up.message
+    assert DEADLINES["tcg"].busy_s > DEADLINES["kvm"].busy_s
+
+
+IDLE, BUSY = Quiet(120.0, 0.01), Quiet(300.0, 0.99)
+QUIETS: tuple[tuple[Quiet, Expected | None, bool, tuple[str, ...], Kind], ...] = (
+    # quiet, expected ending, something awaited, generic milestones seen -> kind
+    (IDLE, None, True, (), "hang"),
+    (IDLE, None, True, ("kernel",), "hang"),
+    (IDLE, None, True, ("kernel", "init"), "login-missing"),
+    (IDLE, None, True, ("systemd",), "login-missing"),
+    (IDLE, None, True, ("busybox", "login"), "unexpected"),
+    (BUSY, None, True, ("kernel", "init"), "hang"),
+    (IDLE, "hang", True, ("init",), "hang"),
+    (IDLE, "hang", False, ("init",), "expected"),
+    (BUSY, "hang", False, (), "expected"),
+)
+
+
+@pytest.mark.parametrize(("quiet", "expected", "awaited", "seen", "kind"), QUIETS)
+def test_a_quiet_machine(
+    quiet: Quiet, expected: Expected | None, awaited: bool, seen: tuple[str, ...], kind: Kind
+) -> None:
+    """END-HANG, END-LOGIN."""
+    found = endings.of_quiet(quiet, expected, seen.__contains__, awaited=awaited)
+    assert found.kind == kind
+    assert quiet.message in found.message
 
 
 REGISTERS = {

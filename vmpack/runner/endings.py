@@ -7,7 +7,7 @@ Source: QEMU's QAPI schema, ShutdownCause and RunState.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vmpack.errors import (
@@ -18,9 +18,24 @@ from vmpack.errors import (
     ZstdMissingError,
 )
 from vmpack.machine.names import Ending as Expected
-from vmpack.runner.options import Kind
+from vmpack.runner.options import Accel, Kind, Where
+from vmpack.runner.troubles import USER_SPACE
 
-__all__ = ["Resets", "Sample", "Stall", "failed_start", "of_exit", "of_hang", "of_shutdown"]
+__all__ = [
+    "DEADLINES",
+    "Deadlines",
+    "Quiet",
+    "Resets",
+    "Sample",
+    "Stall",
+    "Verdict",
+    "cannot_wake",
+    "failed_start",
+    "of_exit",
+    "of_hang",
+    "of_quiet",
+    "of_shutdown",
+]
 
 LOOP = 3
 """So many resets in a row are a loop."""
@@ -32,10 +47,35 @@ IDLE_SHARE = 0.05
 """An idle Linux takes 1 to 3% of a CPU under TCG."""
 STOPPED_S = 2.0
 """Seconds without any activity after which the CPUs are asked whether they can go on."""
-QUIET_S = 120.0
-"""Seconds without console output and block I/O after which a boot is given up."""
 
-Verdict = tuple[Kind, str]
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Effective seconds after which a boot is given up; specs/endings.md, END-TIME."""
+
+    prompt_s: float
+    """A prompt or shell stands on the console, and nothing else is printed."""
+    idle_s: float
+    """No output, no block I/O, and hardly any CPU time: a guest that waits."""
+    busy_s: float
+    """No output and no block I/O, but CPU time: a guest that loops, or that computes."""
+
+
+DEADLINES: Mapping[Accel, Deadlines] = {
+    "kvm": Deadlines(prompt_s=3.0, idle_s=120.0, busy_s=120.0),
+    "tcg": Deadlines(prompt_s=3.0, idle_s=120.0, busy_s=300.0),
+}
+"""What waits, waits as long under each accelerator; what computes takes some ten times as long
+under TCG."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a run ended: kind, message, and what showed it."""
+
+    kind: Kind
+    message: str
+    where: Where | None = None
 
 
 def of_shutdown(
@@ -48,23 +88,45 @@ def of_shutdown(
     """
     if reason == "guest-panic":
         kind: Kind = "expected" if expected == "panic" and not awaited else "panic"
-        return kind, "the guest panicked"
+        return Verdict(kind, "the guest panicked", "qemu")
     if interrupted:
-        return "interrupted", "the guest was shut down on request"
+        return Verdict("interrupted", "the guest was shut down on request")
     if reason == "guest-shutdown":
         return _wanted("the guest powered off", "power-off", expected, awaited, default="shutdown")
     if reason in ("guest-reset", "subsystem-reset"):
         return _wanted("the guest reset the machine", "reset", expected, awaited)
     if reason == "host-ui":
-        return "interrupted", "its window was closed"
+        return Verdict("interrupted", "its window was closed")
     if reason in ("host-signal", "host-qmp-quit"):
-        return "interrupted", f"QEMU was told to end ({reason})"
-    return "unexpected", f"the machine stopped ({reason})"
+        return Verdict("interrupted", f"QEMU was told to end ({reason})")
+    return Verdict("unexpected", f"the machine stopped ({reason})", "qemu")
 
 
 def of_hang(message: str, expected: Expected | None, *, awaited: bool = False) -> Verdict:
     """Kind for a guest that does nothing any more."""
-    return ("expected" if expected == "hang" and not awaited else "hang"), message
+    kind: Kind = "expected" if expected == "hang" and not awaited else "hang"
+    return Verdict(kind, message, "qemu")
+
+
+def of_quiet(
+    quiet: Quiet,
+    expected: Expected | None,
+    seen: Callable[[str], bool],
+    *,
+    awaited: bool = False,
+) -> Verdict:
+    """Kind for a guest that prints and reads nothing; ``seen`` asks for generic milestones.
+
+    One that loops is hung, and so is one that waits before its user space has begun. A user space
+    that waits is up, and lacks what was expected of it: END-LOGIN.
+    """
+    up = any(seen(name) for name in USER_SPACE)
+    if not awaited or expected == "hang" or quiet.busy or not up:
+        return of_hang(quiet.message, expected, awaited=awaited)
+    if seen("login"):
+        message = f"the system is up and prints nothing more: {quiet.message}"
+        return Verdict("unexpected", message, "console")
+    return Verdict("login-missing", f"the system offers no login: {quiet.message}", "console")
 
 
 def _wanted(
@@ -75,12 +137,12 @@ def _wanted(
     default: Kind = "unexpected",
 ) -> Verdict:
     if awaited:
-        return "unexpected", f"{message} before it came as far as expected"
+        return Verdict("unexpected", f"{message} before it came as far as expected", "qemu")
     if expected == ending:
-        return "expected", message
+        return Verdict("expected", message, "qemu")
     if expected is None:
-        return default, message
-    return "unexpected", f"{message}; expected was: {expected}"
+        return Verdict(default, message, "qemu")
+    return Verdict("unexpected", f"{message}; expected was: {expected}", "qemu")
 
 
 _WORDS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
@@ -122,12 +184,12 @@ def of_exit(returncode: int, stderr: str) -> Verdict:
     lacking = _LACKING.findall(words)
     if lacking:
         more = f" and {len(lacking) - 4} more" if len(lacking) > 4 else ""
-        return "pin-unavailable", f"this host's CPU lacks {', '.join(lacking[:4])}{more}"
+        return Verdict("pin-unavailable", f"this host's CPU lacks {', '.join(lacking[:4])}{more}")
     for kind, pattern in _WORDS:
         for line in words.splitlines():
             if pattern.search(line):
-                return kind, _PREFIX.sub("", line)
-    return "qemu-died", f"QEMU ended with {how}: {_PREFIX.sub('', last)}"
+                return Verdict(kind, _PREFIX.sub("", line))
+    return Verdict("qemu-died", f"QEMU ended with {how}: {_PREFIX.sub('', last)}")
 
 
 _HOST: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -158,14 +220,15 @@ _HOST: tuple[tuple[re.Pattern[str], str], ...] = (
 
 def failed_start(returncode: int, stderr: str, added: Sequence[str] = ()) -> InfrastructureError:
     """The error for a QEMU that ended before the guest ran; ``added`` are the user's own words."""
-    kind, message = of_exit(returncode, stderr)
+    found = of_exit(returncode, stderr)
+    kind, message = found.kind, found.message
     hint = _HINTS.get(kind)
     if "host doesn't support requested feature" in stderr:
         hint = "--accel tcg may have what this host's CPU lacks; vmpack doctor BUNDLE says more"
     if kind == "qemu-died":
-        found = next((hint for pattern, hint in _HOST if pattern.search(stderr)), None)
-        if found is not None:
-            return InfrastructureError(message, hint=found)
+        known = next((hint for pattern, hint in _HOST if pattern.search(stderr)), None)
+        if known is not None:
+            return InfrastructureError(message, hint=known)
         hint = f"try it without --qemu-arg {' '.join(added)}" if added else None
     return _ERRORS.get(kind, QemuDiedError)(message, hint=hint)
 
@@ -200,16 +263,38 @@ class Sample:
     """Effective: time in which the host had no CPU for the machine does not count."""
     cpu_s: float
     output: int
-    """Bytes of console and firmware log."""
+    """Bytes of console and firmware log, and changes of the screen's text."""
     blocks: int
     """Block operations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """A machine that has printed and read nothing for too long."""
+
+    seconds: float
+    share: float
+    """Of one CPU, in that time."""
+
+    @property
+    def busy(self) -> bool:
+        """It computes, or loops."""
+        return self.share > IDLE_SHARE
+
+    @property
+    def message(self) -> str:
+        """For people."""
+        return (
+            f"no output and no block I/O for {self.seconds:.0f} s, "
+            f"{self.share * 100:.0f}% of a CPU in that time"
+        )
 
 
 class Stall:
     """Follows a machine's activity and tells when it has stopped."""
 
-    def __init__(self, quiet_s: float = QUIET_S) -> None:
-        self._quiet_s = quiet_s
+    def __init__(self, deadlines: Deadlines) -> None:
+        self._deadlines = deadlines
         self._quiet_from: Sample | None = None
         self._idle_from: Sample | None = None
         self._last: Sample | None = None
@@ -233,17 +318,16 @@ class Stall:
         return self._last.seconds - self._idle_from.seconds >= STOPPED_S
 
     @property
-    def gave_up(self) -> str | None:
-        """Why nothing more is to be expected of a boot; ``None`` while it may go on."""
+    def gave_up(self) -> Quiet | None:
+        """For how long there was nothing, once no more is to be expected of a boot."""
         if self._quiet_from is None or self._last is None:
             return None
-        quiet = self._last.seconds - self._quiet_from.seconds
-        if quiet < self._quiet_s:
+        seconds = self._last.seconds - self._quiet_from.seconds
+        if seconds < min(self._deadlines.idle_s, self._deadlines.busy_s):
             return None
-        busy = (self._last.cpu_s - self._quiet_from.cpu_s) / quiet
-        return (
-            f"no output and no block I/O for {quiet:.0f} s, {busy * 100:.0f}% of a CPU in that time"
-        )
+        quiet = Quiet(seconds, (self._last.cpu_s - self._quiet_from.cpu_s) / max(seconds, 0.01))
+        limit = self._deadlines.busy_s if quiet.busy else self._deadlines.idle_s
+        return quiet if seconds >= limit else None
 
 
 _FLAGS = re.compile(r"\b[ER]FL=([0-9a-f]+).*\bHLT=([01])")

@@ -20,16 +20,19 @@ from vmpack.runner import endings
 from vmpack.runner.console import Console
 from vmpack.runner.devices import unplugged
 from vmpack.runner.display import address_of
+from vmpack.runner.endings import Verdict
 from vmpack.runner.launch import Files, Host, find_host, keep_tpm, plan_of, start_qemu, start_tpm
 from vmpack.runner.milestones import Detector
-from vmpack.runner.options import EXIT_CODES, Ending, Kind, Plan, Qemu, RunOptions
+from vmpack.runner.options import EXIT_CODES, Ending, Plan, Qemu, RunOptions
 from vmpack.runner.process import ChildProcess
 from vmpack.runner.qmp import Event, Qmp
 from vmpack.runner.scratch import Scratch, Storage
+from vmpack.runner.screen import Screen
 from vmpack.runner.watch import Clock, Watch
 
 if TYPE_CHECKING:
     from vmpack.runner.agent import Agent
+    from vmpack.runner.troubles import Trouble
 
 __all__ = ["Session"]
 
@@ -40,6 +43,7 @@ QUIT_S = 20.0
 """Seconds that a QEMU with kept overlays has to write its caches back."""
 NO_DEVICE = b"No bootable device"
 """SeaBIOS's last words on its debug console."""
+AS_FAR = Verdict("expected", "came as far as expected")
 
 OnConsole = Callable[[bytes], None]
 Until = Callable[[Console], bool]
@@ -67,6 +71,10 @@ class Session:
         """QEMU's events, the last 1,000 of them."""
         self.detector = Detector()
         """Where the boot is stuck, as far as the console shows it."""
+        self.screen = Screen(self)
+        """The text of its screen."""
+        self.accepted: Trouble | None = None
+        """A prompt at which the machine was expected to wait: :meth:`accept`."""
         self._files = files
         self._qmp = Qmp(self._on_event)
         self._wake = asyncio.Event()
@@ -78,6 +86,7 @@ class Session:
         """The guest sleeps (S3): it does nothing, and can be woken."""
         self._resets = endings.Resets()
         self._looping = False
+        self._no_device = False
         self._interrupts = 0
         self._typing = False
         self._started = time.monotonic()
@@ -127,6 +136,7 @@ class Session:
             session = cls(plan, host, files, console, log, process)
             stack.push_async_callback(session._close)
             console.listen(session._on_output)
+            log.listen(session._on_firmware)
             session._followers = [asyncio.create_task(each.follow()) for each in (console, log)]
             stack.push_async_callback(_cancel, session._followers)
             await session._begin()
@@ -188,6 +198,10 @@ class Session:
         self._resets.forgive()
         await self.console.send(data)
 
+    def accept(self) -> None:
+        """Where the machine waits now is where it was expected to: a prompt is no trouble then."""
+        self.accepted = self.detector.trouble
+
     async def powerdown(self) -> None:
         """Press the power button: the guest decides what that means."""
         await self.qmp("system_powerdown")
@@ -237,7 +251,7 @@ class Session:
         try:
             while True:
                 if until is not None and until(self.console):
-                    return await self._ending("expected", "came as far as expected")
+                    return await self._ending(AS_FAR)
                 for follower in self._followers:
                     if follower.done():
                         # Whoever listens to the console has failed: that is the caller's error.
@@ -255,8 +269,8 @@ class Session:
         """What was printed last may still be what was waited for."""
         await self.console.drain()
         if until is not None and until(self.console):
-            return await self._ending("expected", "came as far as expected")
-        return await self._ending(*verdict)
+            return await self._ending(AS_FAR)
+        return await self._ending(verdict)
 
     async def _something(self, ended: asyncio.Task[int]) -> None:
         """Return when anything has happened, or a tick later."""
@@ -284,39 +298,45 @@ class Session:
                 self._shutdown, expected, awaited=watch.awaited, interrupted=self._interrupts > 0
             )
         if self._interrupts > 1:
-            return "interrupted", "ended on request"
+            return Verdict("interrupted", "ended on request")
         if self.process.returncode is not None:
             return endings.of_exit(self.process.returncode, self._stderr())
         if self._looping:
-            return "reset-loop", f"the guest reset the machine {endings.LOOP} times in a row"
+            message = f"the guest reset the machine {endings.LOOP} times in a row"
+            return Verdict("reset-loop", message, "qemu")
         if self._stopped is not None:
-            return "qemu-died", self._stopped
-        if NO_DEVICE in self.firmware_log.data:
-            return "no-boot-device", "the firmware found nothing to boot from"
+            return Verdict("qemu-died", self._stopped, "qemu")
+        if self._no_device:
+            message = "the firmware found nothing to boot from"
+            return Verdict("no-boot-device", message, "firmware-log")
         return None
 
-    async def _ending(self, kind: Kind, message: str) -> Ending:
+    async def _ending(self, verdict: Verdict) -> Ending:
         seconds = self.seconds
         await self.console.drain()
         await self.firmware_log.drain()
+        message = verdict.message
         trouble = self.detector.trouble
-        if kind == "panic" and trouble is not None and trouble.kind == "panic":
+        if verdict.kind == "panic" and trouble is not None and trouble.kind == "panic":
             message = trouble.message
-        if self._unread and EXIT_CODES[kind]:
+        if self._unread and EXIT_CODES[verdict.kind]:
             message += f"; {self._unread} reads of its disks failed: vmpack check says more"
         picture = None
         if self.process.returncode is None:
             with contextlib.suppress(OperationError, InfrastructureError):
                 picture = await self.screendump()
+            if not self.console.total:
+                await self.screen.look()
         return Ending(
-            kind=kind,
+            kind=verdict.kind,
             message=escape(message),
             reason=self._shutdown,
             seconds=seconds,
-            console_tail=self.console.tail() or self.firmware_log.tail(),
+            console_tail=(self.console.tail() or self.screen.tail() or self.firmware_log.tail()),
             picture=picture or None,
             stderr=self._stderr(),
             resets=self._resets.total,
+            where=verdict.where,
         )
 
     def _stderr(self) -> str:
@@ -325,6 +345,11 @@ class Session:
     def _on_output(self, data: bytes) -> None:
         self.detector.feed(data, self.seconds)
         self._wake.set()
+
+    def _on_firmware(self, data: bytes) -> None:
+        # The words may be cut in two: the kept output has them whole.
+        tail = self.firmware_log.since(self.firmware_log.total - len(data) - len(NO_DEVICE))
+        self._no_device = self._no_device or NO_DEVICE in tail
 
     def _on_event(self, event: Event) -> None:
         self.events.append(event)

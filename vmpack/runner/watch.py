@@ -9,14 +9,18 @@ from vmpack.errors import VmpackError
 from vmpack.runner import endings
 
 if TYPE_CHECKING:
+    from vmpack.runner.options import Where
     from vmpack.runner.process import ChildProcess
     from vmpack.runner.session import Session
+    from vmpack.runner.troubles import Trouble
 
 __all__ = ["Clock", "Watch"]
 
 SAMPLE_S = 0.5
-SETTLE_S = 3.0
-"""Seconds that a shell or prompt stays the last thing on the console before it is the end."""
+SCREEN_S = 1.5
+"""The screen's text is looked at as often, once the console has been still for as long."""
+KERNEL_RUNS = ("kernel", "init", "systemd", "login")
+"""Milestones of the console after which a prompt on the screen is an old one."""
 SLOWEST = 4.0
 """However busy the host, a time-out is over after this many times its wall-clock time."""
 
@@ -51,8 +55,11 @@ class Watch:
         self._limit_s = limit_s
         self._begin = clock.read()
         self._sampled = float("-inf")
-        self._stall = endings.Stall()
-        self._trouble_from: tuple[int, float] | None = None
+        self._deadlines = endings.DEADLINES[session.host.accel]
+        self._stall = endings.Stall(self._deadlines)
+        self._trouble_from: tuple[tuple[object, ...], float] | None = None
+        self._printed = (-1, self._begin)
+        self._looked = self._begin
 
     async def look(self) -> endings.Verdict | None:
         """The ending, when there is one; costs something only twice a second."""
@@ -63,29 +70,51 @@ class Watch:
             return None
         self._sampled = now
         seconds = self._clock.read()
+        await self._look_at_screen(seconds)
         return self._late(seconds) or self._stuck(seconds) or await self._dead(seconds)
 
     def _late(self, seconds: float) -> endings.Verdict | None:
         if self._limit_s is None or seconds - self._begin < self._limit_s:
             return None
-        return "timeout", f"not done within {self._limit_s:g} s"
+        return endings.Verdict("timeout", f"not done within {self._limit_s:g} s")
+
+    async def _look_at_screen(self, seconds: float) -> None:
+        total = self._session.console.total
+        if total != self._printed[0]:
+            self._printed = (total, seconds)
+        if seconds - max(self._printed[1], self._looked) >= SCREEN_S:
+            self._looked = seconds
+            await self._session.screen.look()
 
     def _stuck(self, seconds: float) -> endings.Verdict | None:
         """A prompt that waits for somebody, and nobody is there."""
         session = self._session
-        trouble = session.detector.trouble
+        trouble, where = self._trouble()
         if trouble is None or session.plan.options.interactive:
             self._trouble_from = None
             return None
-        total = session.console.total
-        if self._trouble_from is None or self._trouble_from[0] != total:
-            self._trouble_from = (total, seconds)
-        if seconds - self._trouble_from[1] < SETTLE_S:
+        changes = session.screen.changes if where == "screen" else 0
+        mark = (trouble, session.console.total, changes)
+        if self._trouble_from is None or self._trouble_from[0] != mark:
+            self._trouble_from = (mark, seconds)
+        if seconds - self._trouble_from[1] < self._deadlines.prompt_s:
             return None
         expected = session.plan.config.expected.ending
         if trouble.kind == "panic" and expected == "panic" and not self.awaited:
-            return "expected", trouble.message
-        return trouble.kind, trouble.message
+            return endings.Verdict("expected", trouble.message, where)
+        return endings.Verdict(trouble.kind, trouble.message, where)
+
+    def _trouble(self) -> tuple[Trouble | None, Where | None]:
+        """Where the boot is stuck, and what shows it: the console, or else the screen."""
+        session = self._session
+        trouble = session.detector.trouble
+        if trouble is not None and trouble != session.accepted:
+            return trouble, "console"
+        trouble = session.screen.trouble
+        if trouble is None or trouble == session.accepted:
+            return None, None
+        old = any(session.detector.has(name) for name in KERNEL_RUNS)
+        return (None, None) if old and trouble.kind != "panic" else (trouble, "screen")
 
     async def _dead(self, seconds: float) -> endings.Verdict | None:
         session = self._session
@@ -96,7 +125,7 @@ class Watch:
                 endings.Sample(
                     seconds,
                     session.process.cpu_seconds(),
-                    session.console.total + session.firmware_log.total,
+                    session.console.total + session.firmware_log.total + session.screen.changes,
                     blocks,
                 )
             )
@@ -109,8 +138,10 @@ class Watch:
         except VmpackError:
             # QEMU is gone or going, which the session sees by itself.
             return None
-        reason = self._stall.gave_up if self.awaited else None
-        return None if reason is None else endings.of_hang(reason, expected, awaited=True)
+        quiet = self._stall.gave_up
+        if quiet is None or session.suspended or not (self.awaited or expected == "hang"):
+            return None
+        return endings.of_quiet(quiet, expected, session.detector.has, awaited=self.awaited)
 
 
 def _operations(stats: list[dict[str, dict[str, int]]]) -> int:
