@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from vmpack.binary import escape
-from vmpack.cli.console import GREEN, RED, YELLOW
+from vmpack.cli.console import DIM, GREEN, RED, YELLOW
 from vmpack.cli.options import ACCEL, Argument, Command
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from vmpack.cli.console import Console
     from vmpack.ops.doctor import DoctorResult
+    from vmpack.runner.left_open import LeftOpen
 
 _COLOURS = {
     "ok": GREEN,
@@ -54,12 +55,41 @@ def _lines(console: Console, result: DoctorResult) -> Iterator[str]:
             for one in result.pins
         ]
         yield from status_lines(console, pins)
+        yield from _about(console, result)
     yield ""
     what = "this bundle" if result.pins is not None else "a bundle"
     if result.ready:
         yield console.style(f"{what} runs here", GREEN)
     else:
         yield console.style(f"{what} does not run here", RED)
+
+
+def open_lines(console: Console, items: Sequence[LeftOpen]) -> Iterator[str]:
+    """What the pins do not fix, one line each, with the hint of what can be fixed."""
+    width = max((len(one.item) for one in items), default=0)
+    for one in items:
+        yield f"{one.item:<{width}}  {escape(one.message)}"
+        if one.hint is not None:
+            yield console.style(f"{'':<{width}}  hint: {escape(one.hint)}", DIM)
+
+
+def _about(console: Console, result: DoctorResult) -> Iterator[str]:
+    """What the pins leave to this host, and what every QEMU here has."""
+    if result.left_open:
+        yield ""
+        yield "not pinned: this host decides"
+        yield from open_lines(console, result.left_open)
+    if result.common is None:
+        return
+    count = sum(one.zstd for one in result.qemus)
+    yield ""
+    yield "it could be pinned to" + (f", for all {count} QEMUs here" if count > 1 else "")
+    machines = [
+        f"{name} (until QEMU {gone})" if gone else name
+        for name, gone in result.common.machines.items()
+    ]
+    for title, names in (("machine", machines), ("cpu.model", result.common.cpu_models)):
+        yield f"{title:<9}  {escape(', '.join(names)) or 'nothing that all have'}"
 
 
 def status_lines(

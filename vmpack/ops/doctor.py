@@ -10,13 +10,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from vmpack.errors import InfrastructureError, QemuMissingError
+from vmpack.errors import InfrastructureError
 from vmpack.ops.opening import Path
 from vmpack.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    from vmpack.ops.doctor_bundle import Common
     from vmpack.runner.accel import Verdict
     from vmpack.runner.firmware import Descriptor
+    from vmpack.runner.left_open import LeftOpen
     from vmpack.runner.options import Accel, Qemu
     from vmpack.runner.preflight import Pin
 
@@ -88,6 +90,8 @@ class DoctorResult:
     diagnoses: Sequence[Diagnosis]
     bundle: str | None = None
     pins: Sequence[Pin] | None = None
+    left_open: Sequence[LeftOpen] = ()
+    common: Common | None = None
 
     @property
     def ready(self) -> bool:
@@ -118,6 +122,8 @@ class DoctorResult:
         if self.pins is not None:
             document["bundle"] = self.bundle
             document["pins"] = [one.as_dict() for one in self.pins]
+            document["left-open"] = [one.as_dict() for one in self.left_open]
+            document["common"] = None if self.common is None else self.common.as_dict()
         return document
 
 
@@ -148,13 +154,17 @@ def doctor(
     bios = None if qemu is None else seabios(qemu)
     swtpm = _tool("swtpm", ("--version",))
     libvirt = _tool("virsh", ("--version",))
-    qemus = list(_qemus(qemu))
+    all_qemus = list(_qemus(qemu))
+    qemus = [_qemu_tool(one, used=one is qemu) for one in all_qemus]
     diagnoses += _advice(qemus, accelerators, found, bios, swtpm, libvirt)
-    pins = None
+    about = None
     if bundle is not None:
+        from vmpack.ops.doctor_bundle import diagnose
+
         usable = [one.accel for one in accelerators if one.usable]
         chosen: Accel | None = accel if accel != "auto" else next(iter(usable), None)
-        pins = _pins(bundle, qemu, chosen)
+        able = [one for one, tool in zip(all_qemus, qemus, strict=True) if tool.zstd]
+        about = diagnose(bundle, able if qemu in able else all_qemus[:1], chosen)
     return DoctorResult(
         qemus=qemus,
         accelerators=accelerators,
@@ -164,18 +174,20 @@ def doctor(
         libvirt=libvirt,
         diagnoses=diagnoses,
         bundle=None if bundle is None else os.fspath(bundle),
-        pins=pins,
+        pins=None if about is None else about.pins,
+        left_open=() if about is None else about.left_open,
+        common=None if about is None else about.common,
     )
 
 
-def _qemus(used: Qemu | None) -> Iterator[QemuTool]:
+def _qemus(used: Qemu | None) -> Iterator[Qemu]:
     """The one that runs bundles first, then every other one that is installed."""
     from vmpack.runner.qemu import OTHER_PLACES, PROGRAM, features, find_qemu
 
     if used is None:
         return
     seen = {os.path.realpath(used.prefix[-1])}
-    yield _qemu_tool(used, used=True)
+    yield used
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     for path in [*(os.path.join(folder, PROGRAM) for folder in folders if folder), *OTHER_PLACES]:
         real = os.path.realpath(path)
@@ -187,7 +199,7 @@ def _qemus(used: Qemu | None) -> Iterator[QemuTool]:
             features(other)
         except InfrastructureError:
             continue
-        yield _qemu_tool(other, used=False)
+        yield other
 
 
 def _qemu_tool(qemu: Qemu, *, used: bool) -> QemuTool:
@@ -275,24 +287,3 @@ def _uefi(firmware: Sequence[Descriptor], install: str) -> Iterator[Diagnosis]:
     else:
         message = "no firmware with keys: only machines that bring theirs have Secure Boot"
         yield Diagnosis("secure-boot", "warning", message, install)
-
-
-def _pins(path: Path, qemu: Qemu | None, accel: Accel | None) -> list[Pin]:
-    from vmpack.bundle import Bundle
-    from vmpack.bundle.manifest import NVRAM
-    from vmpack.runner.preflight import Pin, preflight
-    from vmpack.runner.qemu import INSTALL
-
-    with Bundle.open(path) as bundle:
-        config = bundle.config
-        names = {blob.name for blob in bundle.manifest.blobs}
-        nvram = bundle.blob(NVRAM) if NVRAM in names else None
-        carried = config.firmware.blob
-        code = bundle.blob(carried) if carried is not None else None
-    if qemu is None or accel is None:
-        message = "there is no QEMU" if qemu is None else "no accelerator can be used"
-        return [Pin("machine", config.machine or "", "unavailable", message, INSTALL)]
-    try:
-        return list(preflight(config, qemu, accel, nvram=nvram, code=code))
-    except QemuMissingError as exc:
-        return [Pin("machine", config.machine or "", "unavailable", exc.message, exc.hint)]

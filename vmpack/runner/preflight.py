@@ -35,6 +35,8 @@ class Pin:
     status: Status
     message: str
     hint: str | None = None
+    expires: str | None = None
+    """The QEMU version that will no longer provide it, where that can be foreseen."""
 
     def as_dict(self) -> dict[str, object]:
         """The JSON object of ``vmpack doctor``."""
@@ -44,6 +46,7 @@ class Pin:
             "status": self.status,
             "message": self.message,
             "hint": self.hint,
+            "expires": self.expires,
         }
 
 
@@ -91,9 +94,10 @@ def _machine(config: MachineConfig, qemu: Qemu) -> Pin:
     gone = expiry(name)
     if found.deprecated:
         message = f"QEMU {version} still has it; QEMU {gone} will not"
-        hint = "pack the machine again with a newer machine type before then, and verify it"
-        return Pin("machine", name, "deprecated", message, hint)
-    return Pin("machine", name, "available", f"QEMU {version} has it")
+        hint = "pack the machine again with a newer machine type before then, and record it again"
+        return Pin("machine", name, "deprecated", message, hint, gone)
+    until = f"; QEMU {gone} is to go without it" if gone is not None else ""
+    return Pin("machine", name, "available", f"QEMU {version} has it{until}", expires=gone)
 
 
 def _why_absent(machine: str, qemu: tuple[int, ...]) -> tuple[str, str]:

@@ -193,11 +193,19 @@ def cpu_features(qemu: Qemu, accel: str) -> frozenset[str]:
 
 def missing_devices(qemu: Qemu, drivers: Iterable[str]) -> list[str]:
     """Those of ``drivers`` (``virtio-blk-pci``, ...) that this QEMU does not have."""
+    key = identity(qemu)
     wanted = sorted(set(drivers))
-    questions = [("device-list-properties", {"typename": name}) for name in wanted]
-    accel = "tcg" if features(qemu).tcg else "kvm"
-    answers = _ask(qemu, accel, questions)
-    return [name for name, answer in zip(wanted, answers, strict=True) if answer is None]
+    unknown = [name for name in wanted if (key, name) not in _DEVICES]
+    if unknown:
+        questions = [("device-list-properties", {"typename": name}) for name in unknown]
+        accel = "tcg" if features(qemu).tcg else "kvm"
+        for name, answer in zip(unknown, _ask(qemu, accel, questions), strict=True):
+            _DEVICES[key, name] = answer is not None
+    return [name for name in wanted if not _DEVICES[key, name]]
+
+
+_DEVICES: dict[tuple[str, str], bool] = {}
+"""QEMU and device -> whether it has that. Not kept longer: packages bring devices and take them."""
 
 
 def require_zstd(qemu: Qemu) -> None:
