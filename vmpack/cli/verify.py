@@ -21,6 +21,11 @@ def run(console: Console, arguments: SimpleNamespace) -> int:
     from vmpack.cli.verify_show import lines
     from vmpack.ops.verify import verify
 
+    if arguments.end_with_stdin:
+        from vmpack.verify.tether import end_with_stdin
+
+        end_with_stdin()
+
     def reached(boot: int, milestone: Reached) -> None:
         # For whoever watches: a boot under emulation takes a while.
         if console.verbose:
@@ -138,6 +143,12 @@ COMMAND = Command(
             name="junit",
             metavar="FILE",
             help="write the verdicts into FILE, as JUnit's XML",
+        ),
+        option(
+            "--end-with-stdin",
+            name="end_with_stdin",
+            help="end when standard input does, as that of a broken connection; a line with a"
+            " number says that the next one comes within so many seconds",
         ),
         QEMU_ARG,
     ),
