@@ -31,6 +31,9 @@ packages=(
     libvirt-daemon-driver-qemu /usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so
     libvirt-clients /usr/bin/virsh
     swtpm-tools /usr/bin/swtpm_setup
+    openssh-client /usr/bin/ssh
+    openssh-server /usr/sbin/sshd
+    iproute2 /usr/bin/ip
     vagrant /usr/bin/vagrant
     vagrant-libvirt /usr/share/vagrant-plugins/plugins.d/vagrant-libvirt.json
     virt-v2v /usr/bin/virt-v2v

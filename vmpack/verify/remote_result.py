@@ -16,7 +16,7 @@ from vmpack.containers.base import Member
 from vmpack.containers.tar import members
 from vmpack.errors import RemoteError, VmpackError
 from vmpack.runner.milestones import Reached
-from vmpack.runner.options import EXIT_CODES, Ending, Kind
+from vmpack.runner.options import EXIT_CODES, Ending, Kind, Where
 from vmpack.runner.preflight import Pin
 from vmpack.source import ByteSource
 from vmpack.verify.boot import LOG_KEPT, Boot, End, Expectation
@@ -191,7 +191,7 @@ def _ending(told: Mapping[str, Any], picture: bytes | None) -> Ending:
     kind = told["kind"]
     if kind not in EXIT_CODES:
         raise ValueError(f"an ending that is not known here: {kind}")
-    reason = told.get("reason")
+    reason, where = told.get("reason"), told.get("where")
     return Ending(
         kind=cast(Kind, kind),
         message=_text(told["message"]),
@@ -201,6 +201,7 @@ def _ending(told: Mapping[str, Any], picture: bytes | None) -> Ending:
         picture=picture,
         stderr="\n".join(_text(line) for line in str(told["stderr"])[:65536].splitlines()),
         resets=_whole(told["resets"]),
+        where=cast(Where, where) if where in get_args(Where) else None,
     )
 
 
@@ -229,13 +230,14 @@ def _pin(told: Mapping[str, Any]) -> Pin:
     status = told["status"]
     if status not in STATUS:
         raise ValueError(f"a status that is not known here: {status}")
-    hint = told.get("hint")
+    hint, expires = told.get("hint"), told.get("expires")
     return Pin(
         pin=_text(told["pin"]),
         value=_text(told["value"]),
         status=status,
         message=_text(told["message"]),
         hint=None if hint is None else _text(hint),
+        expires=None if expires is None else _text(expires),
     )
 
 
