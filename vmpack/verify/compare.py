@@ -268,16 +268,19 @@ def _order(left: list[Json], right: list[Json], promised: Promise) -> Iterator[F
 
 
 def _console(pair: _Pair, left: Facts, right: Facts) -> _Result:
-    from vmpack.verify.console import alike, compare_console
+    from vmpack.verify.console import compare_console
 
-    multiset, sequence, differing = compare_console(left, right)
-    note = f"{multiset:.3f} alike, {sequence:.3f} in order"
-    if alike(left, right):
-        return _Result(note=note)
-    missing: list[Json] = [text for side, text in differing if side == "-"]
-    added: list[Json] = [text for side, text in differing if side == "+"]
+    result = compare_console(left, right)
+    note = f"{result.multiset:.3f} alike, {result.sequence:.3f} in order"
     promised = pair.promise("console", "lines")
-    return _Result([("similarity", "lines", missing, added, promised)], note)
+    missing: list[Json] = [text for side, text in result.differing if side == "-"]
+    added: list[Json] = [text for side, text in result.differing if side == "+"]
+    found: list[Found] = []
+    if not result.same_lines:
+        found.append(("similarity", "lines", missing, added, promised))
+    elif not result.same_order:
+        found.append(("order", "lines", None, None, promised))
+    return _Result(found, note)
 
 
 def _pictures(pair: _Pair, left: Facts, right: Facts, unstable: frozenset[str]) -> _Result:
