@@ -11,12 +11,12 @@ import hashlib
 import json
 import os
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import vmpack
 from vmpack.binary import escape
-from vmpack.errors import RemoteError
+from vmpack.errors import RemoteError, VmpackError
 from vmpack.progress import SILENT, Progress
 from vmpack.verify.ssh import Answer, Feed, ask
 
@@ -131,8 +131,6 @@ async def verify_there(
 
 
 def _with_version(result: HostResult, version: str) -> HostResult:
-    from dataclasses import replace
-
     if version == vmpack.__version__:
         return result
     note = f"vmpack {escape(version)} there, {vmpack.__version__} here: observers may differ"
@@ -177,9 +175,9 @@ class _There:
         """Name there of the record to compare with; empty for none, and for the bundle's own."""
         if order.expected is None or order.preflight:
             return ""
-        document = order.expected.as_dict()
-        if document == bundle.manifest.behaviour:
+        if _is_own(order.expected, bundle):
             return ""
+        document = replace(order.expected, replay=None).as_dict()
         data = json.dumps(document, sort_keys=True).encode()
         name = f"{hashlib.sha256(data).hexdigest()}.json"
 
@@ -246,6 +244,19 @@ class _There:
             f"a command on {self._name} ended with {answer.code}: {said}",
             hint=f"is a shell there, and tar? Try it by hand: ssh {self._ssh.target}",
         )
+
+
+def _is_own(record: Record, bundle: Bundle) -> bool:
+    """Whether the bundle carries that very record."""
+    from vmpack.verify.record import Record
+
+    if bundle.manifest.behaviour is None:
+        return False
+    try:
+        own = Record.from_dict(bundle.manifest.behaviour)
+    except VmpackError:
+        return False
+    return (own.observation, own.end) == (record.observation, record.end)
 
 
 def _from_home(path: str) -> str:
