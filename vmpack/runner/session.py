@@ -76,6 +76,7 @@ class Session:
         self.accepted: Trouble | None = None
         """A prompt at which the machine was expected to wait: :meth:`accept`."""
         self._files = files
+        self._picturing = asyncio.Lock()
         self._qmp = Qmp(self._on_event)
         self._wake = asyncio.Event()
         self._shutdown: str | None = None
@@ -181,6 +182,11 @@ class Session:
         return time.monotonic() - self._started
 
     @property
+    def effective_seconds(self) -> float:
+        """A clock that stands still while the host has no CPU for the machine."""
+        return self._clock.read()
+
+    @property
     def agent(self) -> Agent | None:
         """The guest agent's client, where the machine has a channel for it."""
         if self._agent is None and "agent" in self._files.ours:
@@ -233,10 +239,12 @@ class Session:
         """
         if self._files.picture < 0:
             return None
-        self._files.clear_picture()
-        name = f"/dev/fdset/{self.plan.fdsets['picture']}"
-        await self.qmp("screendump", filename=name, format="png")
-        return self._files.read_picture()
+        # There is one file: whoever looks at the screen beside a boot takes turns with its end.
+        async with self._picturing:
+            self._files.clear_picture()
+            name = f"/dev/fdset/{self.plan.fdsets['picture']}"
+            await self.qmp("screendump", filename=name, format="png")
+            return self._files.read_picture()
 
     async def wait(self, until: Until | None = None, timeout_s: float | None = None) -> Ending:
         """How it goes on: the ending, or ``expected`` as soon as ``until`` holds.
