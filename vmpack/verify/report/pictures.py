@@ -73,37 +73,51 @@ def pairs(
     budget: Budget,
 ) -> Iterator[Pair]:
     """The screens of a boot, each with the record's of the same name; ``differing`` are keys."""
-    now = dict(_pictures(boot.observation))
     before = dict(_pictures(expected))
-    screen = boot.ending.picture
-    taken = {name: png for name, png in _checks(boot) if name not in now}
-    if screen and screen not in now.values():
-        taken.setdefault("at the end" if "end" in now else "end", screen)
-    for name in dict.fromkeys([*before, *now, *taken]):
-        record = before.get(name)
-        png = now.get(name) or taken.get(name)
+    now = dict(_pictures(boot.observation))
+    for name, png in _left_behind(boot):
+        # A screen that the record has no name for, or that was not observed.
+        if png not in now.values():
+            now[name] = now.get(name) or png
+    for name in dict.fromkeys([*before, *now]):
         title = clip(name, 80)
         yield Pair(
             title,
-            budget.picture(record, f"The screen “{title}” of the record") if record else None,
-            budget.picture(png, f"The screen “{title}” of this boot") if png else None,
-            any(name == key or key.endswith(f":{name}") for key in differing),
+            _picture(before, name, f"The screen “{title}” of the record", budget),
+            _picture(now, name, f"The screen “{title}” of this boot", budget),
+            name in differing,
         )
 
 
-def _checks(boot: Boot) -> Iterator[tuple[str, bytes]]:
+def _picture(
+    found: Mapping[str, bytes | None], name: str, alt: str, budget: Budget
+) -> Picture | None:
+    if name not in found:
+        return None
+    png = found[name]
+    return (
+        Picture(alt, why="it was too large to be kept") if png is None else budget.picture(png, alt)
+    )
+
+
+def _left_behind(boot: Boot) -> Iterator[tuple[str, bytes]]:
     for check in boot.checks:
         if check.picture:
             yield check.name, check.picture
+    if boot.ending.picture:
+        yield "end", boot.ending.picture
 
 
-def _pictures(observation: Observation | None) -> Iterator[tuple[str, bytes]]:
+def _pictures(observation: Observation | None) -> Iterator[tuple[str, bytes | None]]:
     facts = {} if observation is None else observation.layers.get("picture", {})
     for name, fact in facts.items():
-        text = fact.get("png") if isinstance(fact, Mapping) else None
+        if not isinstance(fact, Mapping):
+            continue
+        text = fact.get("png")
         if not isinstance(text, str) or len(text) > 2 * LARGEST:
+            yield name, None
             continue
         try:
             yield name, base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
-            continue
+            yield name, None

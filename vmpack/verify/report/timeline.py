@@ -113,10 +113,9 @@ def _row(
     if not dots:
         told = "never"
     else:
-        told = dots[0].label
         values = [times[name] for times in each if name in times]
-        if len(values) > 1:
-            told = f"{_seconds(min(values))} to {_seconds(max(values))}"
+        ends = [_seconds(value) for value in (min(values), max(values))]
+        told = ends[0] if ends[0] == ends[1] else " to ".join(ends)
     return Milestone(
         clip(name, 120),
         wanted,
