@@ -117,6 +117,7 @@ def test_errors_name_field_cause_and_remedy(
         ('[[verify.check]]\nname = "a"', "verify.check[0]", "CFG-RULE-10"),
         ('[[verify.check]]\nsend = "a"\nstdout = "b"', "verify.check[0]", "CFG-RULE-10"),
         ('[[verify.check]]\nsend = "a"\ncommand = "b"', "verify.check[0]", "CFG-RULE-10"),
+        ('[verify]\nprobe = "login"', "verify.probe", "CFG-RULE-11"),
         (
             '[[ova.property]]\nkey = "a"\n[[ova.property]]\nkey = "a"',
             "ova.property[1].key",

@@ -25,7 +25,16 @@ from vmpack.machine.scalars import (
     Value,
 )
 
-__all__ = ["Check", "Expected", "GuestOs", "Ova", "OvfProperty", "VerbatimField", "Verify"]
+__all__ = [
+    "Check",
+    "Expected",
+    "GuestOs",
+    "Login",
+    "Ova",
+    "OvfProperty",
+    "VerbatimField",
+    "Verify",
+]
 
 
 class GuestOs(Part):
@@ -70,9 +79,24 @@ class Check(Part):
     timeout: Seconds | None = Field(default=None, description="seconds for this step")
 
 
-class Verify(Part):
-    """``[verify]``: the user's own checks, in order."""
+class Login(Part):
+    """``[verify.login]``: how to log in on the console; no secret, it is stored as it is."""
 
+    user: Line = Field(description="user name")
+    password: Line | None = Field(default=None, description="password; none is asked when absent")
+    prompt: Line | None = Field(
+        default=None, description="pattern that the shell's prompt matches; found out when absent"
+    )
+
+
+class Verify(Part):
+    """``[verify]``: how the guest is asked what it is, and the user's own checks, in order."""
+
+    probe: Literal["agent", "login", "cloud-init", "none"] | None = Field(
+        default=None,
+        description="the only way to ask the guest; when absent, its agent and then the login",
+    )
+    login: Login | None = Field(default=None, description="login on the console")
     checks: Annotated[tuple[Check, ...], Field(max_length=256)] = Field(
         default=(), description="steps"
     )

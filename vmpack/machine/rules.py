@@ -243,6 +243,9 @@ def _is_time(text: str) -> bool:
 
 
 def _checks(config: MachineConfig) -> Iterator[Conflict]:
+    if config.verify.probe == "login" and config.verify.login is None:
+        message = "no [verify.login] says how to log in"
+        yield Conflict("verify.probe", message, "CFG-RULE-11", hint="add one, with a user")
     for index, check in enumerate(config.verify.checks):
         field = f"verify.check[{index}]"
         steps = [step for step in _STEPS if getattr(check, step) is not None]

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vmpack.errors import VmpackError
+from vmpack.errors import (
+    InfrastructureError,
+    OperationError,
+    QemuDiedError,
+    RefusedError,
+    VmpackError,
+)
 from vmpack.verify.guest.patience import StalledError, patiently
 from vmpack.verify.guest.report import GuestReport, Means
 
 if TYPE_CHECKING:
     from vmpack.machine.config import MachineConfig
+    from vmpack.machine.expectation import Login
     from vmpack.runner.session import Session
 
 __all__ = ["observe_guest"]
 
 OPENING_S = 0.1
 """Between two looks at whether an agent has opened its port."""
+
+LOGIN_IDLE_S = 10.0
+"""A login may wait for a while on purpose, without using a CPU."""
 
 
 async def observe_guest(
@@ -36,33 +47,64 @@ async def observe_guest(
     A guest without any means costs a fraction of a second. Never raises for what the guest does:
     that is the report's ``problem``. Raises :class:`InfrastructureError` when QEMU is gone.
     """
+    wanted = _wanted(config, expect)
     report = GuestReport()
-    if expect in (None, "agent", "agent-info") and await _agent_listens(session, expect):
-        report = await _by_agent(session)
+    if "agent" in wanted and session.agent is not None:
+        report = await _by_agent(session, expect is not None)
+    if report.means is None and "login" in wanted and config.verify.login is not None:
+        if console_done is not None:
+            console_done()
+        second = await _by_login(session, config.verify.login)
+        problems = [one for one in (report.problem, second.problem) if one]
+        report = replace(second, problem="; ".join(problems))
     return report
 
 
-async def _agent_listens(session: Session, expect: Means | None) -> bool:
-    """Whether a program in the guest has opened the agent's port; QEMU knows that."""
-    if session.agent is None:
-        return False
-    while True:
-        ports = await session.qmp("query-chardev")
-        if any(one.get("label") == "agent" and one.get("frontend-open") for one in ports):
-            return True
-        if expect is None:
-            return False
-        await asyncio.sleep(OPENING_S)
+def _wanted(config: MachineConfig, expect: Means | None) -> frozenset[str]:
+    """The ways that are tried: the record's, or the config's."""
+    if config.verify.probe is not None:
+        return frozenset({config.verify.probe})
+    ways = {"agent": "agent", "agent-info": "agent", "serial-login": "login"}
+    return frozenset({ways[expect]} if expect in ways else {"agent", "login"})
 
 
-async def _by_agent(session: Session) -> GuestReport:
+async def _by_agent(session: Session, expected: bool) -> GuestReport:
     from vmpack.verify.guest.by_agent import ask_agent
 
     agent = session.agent
     assert agent is not None
     try:
+        if not await _is_open(session):
+            if not expected:
+                return GuestReport()
+            await patiently(session, _opened(session))
         return await patiently(session, ask_agent(agent))
-    except StalledError as exc:
-        return GuestReport(problem=f"guest agent: {exc}")
-    except VmpackError as exc:
-        return GuestReport(problem=f"guest agent: {exc.message}")
+    except (StalledError, OperationError, InfrastructureError, RefusedError) as exc:
+        return _failed(session, "guest agent", exc)
+
+
+async def _is_open(session: Session) -> bool:
+    """Whether a program in the guest has the agent's port open; QEMU knows that."""
+    ports = await session.qmp("query-chardev")
+    return any(one.get("label") == "agent" and one.get("frontend-open") for one in ports)
+
+
+async def _opened(session: Session) -> None:
+    while not await _is_open(session):
+        await asyncio.sleep(OPENING_S)
+
+
+async def _by_login(session: Session, login: Login) -> GuestReport:
+    from vmpack.verify.guest.by_login import ask_login
+
+    try:
+        return await patiently(session, ask_login(session, login), idle_s=LOGIN_IDLE_S)
+    except (StalledError, OperationError) as exc:
+        return _failed(session, "login on the console", exc)
+
+
+def _failed(session: Session, way: str, exc: Exception) -> GuestReport:
+    if session.process.returncode is not None:
+        raise QemuDiedError("QEMU ended while the guest was asked what it is") from exc
+    message = exc.message if isinstance(exc, VmpackError) else str(exc)
+    return GuestReport(problem=f"{way}: {message}")

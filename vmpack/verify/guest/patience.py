@@ -35,11 +35,15 @@ class StalledError(Exception):
 
 
 async def patiently(
-    session: Session, work: Coroutine[Any, Any, Result], limit_s: float = LIMIT_S
+    session: Session,
+    work: Coroutine[Any, Any, Result],
+    *,
+    limit_s: float = LIMIT_S,
+    idle_s: float = IDLE_S,
 ) -> Result:
     """What ``work`` returns or raises; :class:`StalledError` when it is not worth waiting."""
     task = asyncio.create_task(work)
-    watch = _Watch(session, limit_s)
+    watch = _Watch(session, limit_s, idle_s)
     try:
         while True:
             done, _ = await asyncio.wait({task}, timeout=TICK_S)
@@ -54,10 +58,11 @@ async def patiently(
 class _Watch:
     """What the guest does while it owes an answer."""
 
-    def __init__(self, session: Session, limit_s: float) -> None:
+    def __init__(self, session: Session, limit_s: float, idle_s: float) -> None:
         self._process = session.process
         self._clock = Clock(session.process)
         self._limit_s = limit_s
+        self._idle_s = idle_s
         self._sampled = self._busy_until = 0.0
         self._cpu = self._process.cpu_seconds()
 
@@ -74,5 +79,5 @@ class _Watch:
         if cpu - self._cpu > BUSY * (seconds - self._sampled):
             self._busy_until = seconds
         self._sampled, self._cpu = seconds, cpu
-        if seconds - self._busy_until > IDLE_S:
+        if seconds - self._busy_until > self._idle_s:
             raise StalledError("the guest is idle and does not answer")
