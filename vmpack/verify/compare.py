@@ -171,7 +171,10 @@ def _facts(
         promised = pair.promise(name, key)
         compared += 1
         if key in left and key in right:
-            found += _values(key, left[key], right[key], promised, unstable, key)
+            values = _values(key, left[key], right[key], promised, unstable, key)
+            # A milestone is a fact of its own as well: that one tells that it is missing.
+            names = {other.partition(":")[2] for other in (*left, *right)} if key == ORDER else ()
+            found += [each for each in values if each[0] == "order" or each[1] not in names]
         elif one_sided and promised != "shared":
             found.append(_one_sided(key, left, right, promised))
     note = f"{compared} compared"

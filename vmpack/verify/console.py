@@ -36,11 +36,12 @@ SLACK = 6
 than 2%. They may be :data:`SLACK_SHARE` of all at most."""
 SLACK_SHARE = 0.25
 
-MAX_LINES = 10_000
+MAX_LINES = 8000
 MAX_CHARS = 400
 """Characters of a normalised line; a longer one is cut."""
-MAX_TOTAL = 800_000
-"""Characters of all lines that are kept."""
+MAX_TOTAL = 400_000
+"""Bytes of all lines that are kept: with as many that come only sometimes, a layer still holds
+them."""
 SHOWN = 40
 """Differing lines that are named."""
 
@@ -117,7 +118,7 @@ def console_facts(log: bytes) -> Facts:
     for number, (text, _) in enumerate(Lines().feed(log)):
         for line in normal(text):
             lines.append(line)
-            total += len(line)
+            total += len(line.encode())
         if len(lines) >= MAX_LINES or total >= MAX_TOTAL:
             left = max(log.count(b"\n") - number - 1, 0)
             return {"lines": lines, CUT: left} if left else {"lines": lines}

@@ -25,6 +25,48 @@ class Kind:
 
 
 KINDS: Mapping[LayerName, Mapping[str, Kind]] = {
+    "ending": {
+        "kind": Kind("how the boot ended, as in reports; `expected`: as the config says"),
+        "order": Kind("QEMU's events, in their order, with their reasons"),
+        "reason": Kind("QEMU's reason for a shutdown"),
+        "resets": Kind("how many there were"),
+    },
+    "milestones": {
+        "failed": Kind("what of the system failed to start, and how"),
+        "milestone": Kind("a generic milestone that was reached, with its detail"),
+        "order": Kind("milestones in the order that they always have"),
+        "pattern": Kind("whether a milestone of the config was reached"),
+        "target": Kind("`true`, for each of systemd's targets"),
+    },
+    "checks": {
+        "check": Kind("verdict of a check of the config"),
+    },
+    "hardware": {
+        "cpu-host": Kind("properties of the CPU whose defaults are the accelerator's"),
+        "cpu-model": Kind("every other property of the CPU"),
+        "cpus": Kind("model, vendor, number and grouping of CPUs"),
+        "device": Kind("driver, bus and properties of a device"),
+        "disk": Kind("by the config's id: device, place, serial, size and more"),
+        "display": Kind("device and place"),
+        "machine": Kind("the machine type"),
+        "machine-options": Kind("properties of the board"),
+        "memory": Kind("bytes, base and plugged"),
+        "nic": Kind("by the config's id: device, place, MAC and more"),
+        "pci": Kind("by address: IDs, class, interrupt pin, sizes of the BARs"),
+        "rtc": Kind("base and start of the clock, and by how many hours it is off"),
+        "serial": Kind("ports of a serial line"),
+        "smbios": Kind("strings of the config"),
+        "tpm": Kind("its model"),
+        "uuid": Kind("the machine's UUID"),
+        "watchdog": Kind("its model"),
+    },
+    "firmware": {
+        "boot-order": Kind("what the BIOS would boot from, in order"),
+        "booted": Kind("what it booted from"),
+        "code": Kind("digest of the code image"),
+        "kind": Kind("`bios` or `uefi`"),
+        "version": Kind("what it says of itself"),
+    },
     "guest": {
         "address": Kind("addresses of an interface, sorted"),
         "acpi": Kind("digest of a table that no QEMU version changes"),
@@ -76,6 +118,12 @@ KINDS: Mapping[LayerName, Mapping[str, Kind]] = {
         "memory": Kind("MemTotal in KiB, under UEFI"),
         "memory-map": Kind("type of a range, under UEFI"),
         "smbios": Kind("digest of the tables"),
+    },
+    "picture": {
+        "*": Kind("one picture, under its name"),
+    },
+    "reads": {
+        "disk": Kind("bytes and operations"),
     },
     "console": {
         "lines": Kind("normalised lines in their order"),

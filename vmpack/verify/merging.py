@@ -6,11 +6,12 @@ Profile: specs/behaviour-v1.md, BHV-MRG.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from vmpack.errors import UsageError
 from vmpack.verify.bounds import clean
+from vmpack.verify.console import MAX_LINES, MAX_TOTAL
 from vmpack.verify.layers import LAYERS, LayerName
 from vmpack.verify.model import CUT, Facts, Json, Observation
 
@@ -115,9 +116,22 @@ def _console(seen: Sequence[Facts]) -> Facts:
         if left[text] > 0 and text not in sometimes:
             left[text] -= 1
             kept.append(text)
-    facts: dict[str, Json] = {"lines": kept, "sometimes": list(sometimes)}
-    cut = max(_count(facts.get(CUT)) for facts in seen)
+    fitting = _fitting(sometimes)
+    facts: dict[str, Json] = {"lines": kept, "sometimes": [*fitting]}
+    cut = max(_count(each.get(CUT)) for each in seen) + len(sometimes) - len(fitting)
     return {**facts, CUT: cut} if cut else facts
+
+
+def _fitting(texts: Iterable[str]) -> list[str]:
+    """As many as a layer holds beside the lines of the console."""
+    kept: list[str] = []
+    total = 0
+    for text in texts:
+        total += len(text.encode())
+        if len(kept) >= MAX_LINES or total > MAX_TOTAL:
+            break
+        kept.append(text)
+    return kept
 
 
 def _texts(value: Json | None) -> list[str]:

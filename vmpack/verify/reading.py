@@ -14,7 +14,7 @@ __all__ = ["SHARE", "SLACK", "compare_reads"]
 
 SHARE = 0.01
 """So much more or less than what was recorded is about the same."""
-SLACK = {"bytes": 1 << 20, "operations": 64}
+SLACK = {"bytes": 256 << 10, "operations": 32}
 """So much more or less always is: a guest that reads little has little to share."""
 
 
