@@ -136,7 +136,7 @@ screenshot = "after"
         ("check 3", "passed"),
         ("check 4", "not-compared"),
     ]
-    picture = tmp_path / "report" / "boot-1.check 4.png"
+    picture = tmp_path / "report" / "here" / "boot-1.check-4.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -192,11 +192,13 @@ def test_the_report_tells_all_of_it(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert json.loads((folder / "report.json").read_text()) == told
-    assert sorted(each.name for each in folder.iterdir()) == [
-        *("boot-1.console.txt", "boot-1.png", "boot-2.console.txt", "boot-2.png", "report.json")
-    ]
-    assert sorted(told["report"]) == sorted(str(each) for each in folder.iterdir())
-    assert (folder / "boot-1.console.txt").read_text() == "vmpack boot sector: poweroff\n"
+    kinds = ("console.txt", "observation.json", "png")
+    boots = {f"here/boot-{number}.{kind}" for number in (1, 2) for kind in kinds}
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert there == boots | {"report.json", "index.html"}
+    assert sorted(told["report"]) == sorted(str(folder / name) for name in there)
+    text = (folder / "here" / "boot-1.console.txt").read_text()
+    assert text == "vmpack boot sector: poweroff\n"
     assert told["kind"] == "expected"
     assert [boot["good"] for boot in told["boots"]] == [True, True]
 

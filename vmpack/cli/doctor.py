@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from vmpack.ops.doctor import DoctorResult
     from vmpack.runner.left_open import LeftOpen
 
+MOST = 6
+"""Machine types and CPU models that are named to people."""
+
 _COLOURS = {
     "ok": GREEN,
     "available": GREEN,
@@ -89,7 +92,9 @@ def _about(console: Console, result: DoctorResult) -> Iterator[str]:
         for name, gone in result.common.machines.items()
     ]
     for title, names in (("machine", machines), ("cpu.model", result.common.cpu_models)):
-        yield f"{title:<9}  {escape(', '.join(names)) or 'nothing that all have'}"
+        more = [f"and {len(names) - MOST} more"] if len(names) > MOST else []
+        text = ", ".join([*names[:MOST], *more])
+        yield f"{title:<9}  {escape(text) or 'nothing that all have'}"
 
 
 def status_lines(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vmpack.binary import escape
+from vmpack.cli.console import RED
 from vmpack.cli.options import ACCEL, QEMU_ARG, TIMEOUT, Argument, Command, option, whole
 from vmpack.cli.run import run_options
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from vmpack.cli.console import Console
     from vmpack.ops.verify_request import Request
     from vmpack.runner.milestones import Reached
+    from vmpack.verify.result import VerifyResult
 
 
 def run(console: Console, arguments: SimpleNamespace) -> int:
@@ -46,8 +49,35 @@ def run(console: Console, arguments: SimpleNamespace) -> int:
         console.warn(f"ran with arguments of QEMU that were added: {' '.join(result.unverified)}")
     for note in result.notes:
         console.warn(note)
+    for text in _expiring(result):
+        console.warn(text)
     console.done(result.as_dict(), lines(console, result))
+    _tell_errors(console, result)
     return result.exit_code
+
+
+def _expiring(result: VerifyResult) -> Iterator[str]:
+    """Pins that a host still has, and a newer QEMU will not; each once."""
+    found = {
+        f"{pin.pin} {pin.value}: {pin.message}; {pin.hint}": None
+        for host in result.hosts
+        for pin in host.pins
+        if pin.status == "deprecated"
+    }
+    yield from found
+
+
+def _tell_errors(console: Console, result: VerifyResult) -> None:
+    """What kept a host from it goes to stderr, as every error does."""
+    for host in result.hosts:
+        if host.error is None:
+            continue
+        places = [host.name if host.name != "here" else None, host.error.get("path")]
+        where = ", ".join(str(place) for place in places if place)
+        text = f"{where}: {host.error.get('message')}" if where else str(host.error.get("message"))
+        console.stderr.write(f"vmpack: {console.mark('error:', RED)} {escape(text)}\n")
+        if host.error.get("hint"):
+            console.stderr.write(f"  hint: {escape(str(host.error['hint']))}\n")
 
 
 def _request(arguments: SimpleNamespace) -> Request:

@@ -51,12 +51,9 @@ def _host(
 ) -> Iterator[str]:
     if named:
         yield console.style(escape(host.name), BOLD)
-    if host.pins and (not host.boots or console.verbose):
+    if host.pins and not host.boots:
         yield from _pins(console, host)
-    for number, boot in enumerate(host.boots, 1):
-        title = f"boot {number}" if len(host.boots) > 1 else "boot"
-        brief = boot.good and (result.record is not None or len(host.boots) > 1)
-        yield from _boot(console, boot, title, brief=brief and not console.verbose)
+    yield from _boots(console, host, brief=result.record is not None or len(host.boots) > 1)
     if host.comparison is not None:
         yield ""
         if host.unstable:
@@ -66,44 +63,58 @@ def _host(
     if host.exact is not None:
         yield ""
         yield from _exact(console, host)
-    if host.error is not None:
-        yield from _error(console, host.error)
-    yield from (f"note: {note}" for note in host.notes)
+    yield from (f"note: {escape(note)}" for note in host.notes)
     if named or host.comparison is not None:
         yield ""
 
 
 def _pins(console: Console, host: HostResult) -> Iterator[str]:
-    from vmpack.cli.doctor import status_lines
+    from vmpack.cli.doctor import open_lines, status_lines
 
     rows = [
         (f"{one.pin} {one.value}".strip(), one.status, one.message, one.hint) for one in host.pins
     ]
     yield from status_lines(console, rows)
+    if host.left_open:
+        yield ""
+        yield "not pinned: the host decides"
+        yield from open_lines(console, host.left_open)
 
 
-def _error(console: Console, error: Mapping[str, object]) -> Iterator[str]:
-    where = [str(error[key]) for key in ("path", "field") if error.get(key)]
-    words = ": ".join([", ".join(where), str(error.get("message"))] if where else where)
-    text = words or str(error.get("message"))
-    yield f"{console.style(escape(str(error.get('kind'))), RED)}: {escape(text)}"
-    if error.get("hint"):
-        yield f"  hint: {escape(str(error['hint']))}"
-
-
-def _boot(console: Console, boot: Boot, title: str, *, brief: bool) -> Iterator[str]:
-    yield f"{title}: QEMU {escape(boot.qemu)}, {escape(boot.accel)} ({escape(boot.accel_reason)})"
-    if not brief:
+def _boots(console: Console, host: HostResult, *, brief: bool) -> Iterator[str]:
+    """Each boot: one line where several went well, otherwise all that was waited for."""
+    numbered = len(host.boots) > 1
+    if brief and not console.verbose and host.boots:
+        yield _run_with(host.boots[0])
+    for number, boot in enumerate(host.boots, 1):
+        title = f"boot {number}" if numbered else "boot"
+        if brief and boot.good and not console.verbose:
+            yield f"  {title}: {_ended(console, boot)}"
+            yield from _problems(boot)
+            continue
+        yield f"{title}: {_run_with(boot)}"
         yield from (f"  {line}" for line in _milestones(boot))
         yield from (f"  {line}" for line in _checks(boot))
+        yield f"  {_ended(console, boot)}"
+        if not boot.good:
+            yield from (f"  | {line}" for line in boot.ending.console_tail[-TAIL:])
+            yield from (f"  QEMU: {line}" for line in boot.ending.stderr.splitlines()[-5:])
+        yield from _problems(boot)
+
+
+def _run_with(boot: Boot) -> str:
+    return f"QEMU {escape(boot.qemu)}, {escape(boot.accel)} ({escape(boot.accel_reason)})"
+
+
+def _ended(console: Console, boot: Boot) -> str:
     ending = boot.ending
     verdict = "as expected" if boot.good else ending.kind
     mark = console.style(verdict, GREEN if boot.good else RED)
-    yield f"  {mark}: {ending.message}, {ending.seconds:.1f} s after the start"
-    if not boot.good:
-        yield from (f"  | {line}" for line in ending.console_tail[-TAIL:])
-        yield from (f"  QEMU: {line}" for line in ending.stderr.splitlines()[-5:])
-    yield from (f"  not observed: {problem}" for problem in boot.problems)
+    return f"{mark}: {ending.message}, {ending.seconds:.1f} s after the start"
+
+
+def _problems(boot: Boot) -> Iterator[str]:
+    return (f"  not observed: {problem}" for problem in boot.problems)
 
 
 def _milestones(boot: Boot) -> Iterator[str]:

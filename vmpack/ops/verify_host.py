@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from vmpack.bundle import Bundle
-from vmpack.errors import InfrastructureError, PinUnavailableError
+from vmpack.errors import FirmwareMissingError, InfrastructureError, PinUnavailableError
 from vmpack.ops.running import beat
 from vmpack.progress import SILENT, Progress
 from vmpack.runner.options import RunOptions
@@ -16,6 +16,7 @@ from vmpack.verify.result import HostResult, error_of
 
 if TYPE_CHECKING:
     from vmpack.machine import MachineConfig
+    from vmpack.runner.left_open import LeftOpen
     from vmpack.runner.milestones import Reached
     from vmpack.runner.options import Qemu
     from vmpack.runner.preflight import Pin
@@ -78,8 +79,9 @@ async def verify_here(
     compared: list[Comparison] = []
     error: Mapping[str, object] | None = None
     exact: ExactResult | None = None
+    open_here: tuple[LeftOpen, ...] = ()
     try:
-        pins = pins_of(bundle, task, qemu)
+        pins, open_here = pins_of(bundle, task, qemu)
         require_pins(pins)
         if not task.preflight:
             await _boots(bundle, task, boots, compared, name, qemu, on_reached, progress)
@@ -87,8 +89,16 @@ async def verify_here(
             exact = await _replayed(bundle, task.replay, task.options, qemu, progress)
     except InfrastructureError as exc:
         error = error_of(exc)
-    comparison = _shown(compared)
-    return HostResult(name, tuple(boots), comparison, error, pins, exact=exact, notes=task.notes)
+    return HostResult(
+        name,
+        tuple(boots),
+        _shown(compared),
+        error,
+        pins,
+        open_here if task.preflight else (),
+        exact=exact,
+        notes=task.notes,
+    )
 
 
 def held_against(result: HostResult, expected: Record | None) -> HostResult:
@@ -120,14 +130,17 @@ async def _replayed(
         await asyncio.gather(beating, return_exceptions=True)
 
 
-def pins_of(bundle: Bundle, task: Task, qemu: Qemu | None = None) -> tuple[Pin, ...]:
-    """Everything that the machine pins, and whether this host has it.
+def pins_of(
+    bundle: Bundle, task: Task, qemu: Qemu | None = None
+) -> tuple[tuple[Pin, ...], tuple[LeftOpen, ...]]:
+    """Everything that the machine pins, and whether this host has it; and what no pin fixes.
 
     Raises :class:`InfrastructureError` when it has no QEMU, or no accelerator, at all.
     """
     from vmpack.bundle.manifest import NVRAM
     from vmpack.runner.accel import choose
     from vmpack.runner.launch import find_blob
+    from vmpack.runner.left_open import left_open
     from vmpack.runner.preflight import preflight
     from vmpack.runner.qemu import find_qemu, require_zstd
 
@@ -136,17 +149,23 @@ def pins_of(bundle: Bundle, task: Task, qemu: Qemu | None = None) -> tuple[Pin, 
     accel, _ = choose(task.options.accel, qemu)
     config = task.config or bundle.config
     code = bundle.blob(config.firmware.blob) if config.firmware.blob else None
-    return tuple(preflight(config, qemu, accel, nvram=find_blob(bundle, NVRAM), code=code))
+    pins = tuple(preflight(config, qemu, accel, nvram=find_blob(bundle, NVRAM), code=code))
+    return pins, tuple(left_open(config, qemu, accel))
 
 
 def require_pins(pins: Sequence[Pin]) -> None:
-    """Raise :class:`PinUnavailableError` about those that this host cannot provide."""
+    """Raise about those that this host cannot provide.
+
+    That is a :class:`FirmwareMissingError` where the firmware is the first one, otherwise a
+    :class:`PinUnavailableError`.
+    """
     lacking = [pin for pin in pins if pin.status == "unavailable"]
     if not lacking:
         return
     first = lacking[0]
     more = f"; and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-    raise PinUnavailableError(
+    missing = FirmwareMissingError if first.pin.startswith("firmware") else PinUnavailableError
+    raise missing(
         f"this host cannot provide {first.pin} {first.value}: {first.message}{more}",
         field=first.pin,
         hint=first.hint,

@@ -14,6 +14,7 @@ from vmpack.errors import InfrastructureError, VmpackError
 from vmpack.runner.options import EXIT_CODES
 
 if TYPE_CHECKING:
+    from vmpack.runner.left_open import LeftOpen
     from vmpack.runner.preflight import Pin
     from vmpack.verify.boot import Boot
     from vmpack.verify.layers import LayerName
@@ -49,6 +50,8 @@ class HostResult:
     """The error document of what kept this host from it (:meth:`VmpackError.as_dict`)."""
     pins: tuple[Pin, ...] = ()
     """What the config pins, and whether this host has it; empty when that was not looked at."""
+    left_open: tuple[LeftOpen, ...] = ()
+    """What the pins do not fix here; looked at without a boot only."""
     facts: Mapping[str, object] | None = None
     """``qemu``, ``accel``, ``accel-reason``, ``firmware`` where no boot says them."""
     exact: ExactResult | None = None
@@ -117,6 +120,7 @@ class HostResult:
             "error": None if self.error is None else dict(self.error),
             "facts": None if facts is None else dict(facts),
             "pins": [pin.as_dict() for pin in self.pins],
+            "left-open": [one.as_dict() for one in self.left_open],
             "boots": [boot.as_dict() for boot in self.boots],
             "comparison": None if self.comparison is None else self.comparison.as_dict(),
             "unstable": _lists(self.unstable),
