@@ -1,6 +1,6 @@
 """The folder of a report: what each boot left behind, the whole as JSON, and one page for people.
 
-Profile: specs/report-v1.md, REP-DIR-1 to REP-DIR-5.
+Profile: specs/report-v1.md, REP-DIR-1 to REP-DIR-3.
 """
 
 from __future__ import annotations

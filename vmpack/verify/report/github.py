@@ -1,6 +1,6 @@
 """What a run of GitHub Actions shows of a verification: annotations, a summary, outputs.
 
-Profile: specs/report-v1.md, REP-GH-1 to REP-GH-8. Source: GitHub's documentation of workflow
+Profile: specs/report-v1.md, REP-GH-1 to REP-GH-5. Source: GitHub's documentation of workflow
 commands, and how its runner takes lines apart: a command stands at the start of a line after
 ``::``, and in an older form anywhere in it after ``##[``, so that whatever a guest prints has to
 be kept from being one.
