@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -21,13 +22,35 @@ if TYPE_CHECKING:
 
 def run(console: Console, arguments: SimpleNamespace) -> int:
     """Do what is asked for, and tell what was found; the exit code is the first bad host's."""
-    from vmpack.cli.verify_show import lines
-    from vmpack.ops.verify import verify
-
     if arguments.end_with_stdin:
         from vmpack.verify.tether import end_with_stdin
 
         end_with_stdin()
+    if not on_github():
+        return _verify(console, arguments).exit_code
+    from vmpack.ops.verify_report import tell_github
+    from vmpack.verify.report import stopped_commands
+
+    def write(text: str) -> None:
+        console.stdout.write("" if console.json else text)
+        console.stdout.flush()
+
+    # A guest's words on the console must be no commands to the runner of the workflow.
+    with stopped_commands(write):
+        result = _verify(console, arguments)
+    for line in tell_github(_request(arguments), result):
+        write(f"{line}\n")
+    return result.exit_code
+
+
+def on_github() -> bool:
+    """Whether this is a step of a workflow on GitHub, whose runner reads what is printed."""
+    return os.environ.get("GITHUB_ACTIONS") == "true"
+
+
+def _verify(console: Console, arguments: SimpleNamespace) -> VerifyResult:
+    from vmpack.cli.verify_show import lines
+    from vmpack.ops.verify import verify
 
     def reached(boot: int, milestone: Reached) -> None:
         # For whoever watches: a boot under emulation takes a while.
@@ -47,13 +70,11 @@ def run(console: Console, arguments: SimpleNamespace) -> int:
         )
     if result.unverified:
         console.warn(f"ran with arguments of QEMU that were added: {' '.join(result.unverified)}")
-    for note in result.notes:
-        console.warn(note)
-    for text in _expiring(result):
+    for text in (*result.notes, *_expiring(result)):
         console.warn(text)
     console.done(result.as_dict(), lines(console, result))
     _tell_errors(console, result)
-    return result.exit_code
+    return result
 
 
 def _expiring(result: VerifyResult) -> Iterator[str]:

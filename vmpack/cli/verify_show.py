@@ -23,16 +23,13 @@ MOST = 20
 ITEMS = 6
 """Items of a layer that are named where nothing is promised."""
 
+WIDEST = 24
+"""Characters of a cell of the matrix."""
+
 TAIL = 12
 """Last lines of the console of a boot that failed."""
 
-_COLOURS = {"same": GREEN, "differs": RED, "drift": YELLOW, "not-compared": DIM}
-_WORDS = {
-    "same": "same",
-    "differs": "differs",
-    "drift": "same enough",
-    "not-compared": "not compared",
-}
+_COLOURS = {"same": GREEN, "differs": RED, "drift": YELLOW, "not-compared": DIM, "expected": GREEN}
 
 
 def lines(console: Console, result: VerifyResult) -> Iterator[str]:
@@ -171,9 +168,9 @@ def _layers(console: Console, comparison: Comparison) -> Iterator[str]:
         if row.name in comparison.verdicts
     ]
     first = max((len(title) for title, _, _ in found), default=0)
-    second = max((len(_WORDS[verdict]) for _, verdict, _ in found), default=0)
+    second = max((len(verdict) for _, verdict, _ in found), default=0)
     for title, verdict, note in found:
-        shown = console.style(f"{_WORDS[verdict]:<{second}}", _COLOURS[verdict])
+        shown = console.style(f"{verdict:<{second}}", _COLOURS[verdict])
         yield f"{title:<{first}}  {shown}  {note}".rstrip()
 
 
@@ -257,45 +254,21 @@ def _exact(console: Console, host: HostResult) -> Iterator[str]:
 
 
 def _matrix(console: Console, result: VerifyResult) -> Iterator[str]:
-    """Layer by host: one column for each host, numbered where names would be too wide."""
-    from vmpack.verify.layers import LAYERS
+    """Hosts beside layers."""
+    from vmpack.verify.matrix import matrix
 
-    heads = [escape(host.name)[:18] for host in result.hosts]
-    rows = [
-        [row.title, *(_cell(host, row.name) for host in result.hosts)]
-        for row in LAYERS
-        if any(_cell(host, row.name) != "-" for host in result.hosts)
-    ]
-    rows.append(["verdict", *(_word(host) for host in result.hosts)])
-    yield from _coloured(console, ["layer", *heads], rows)
-    yield ""
-
-
-def _cell(host: HostResult, name: str) -> str:
-    if host.comparison is None:
-        return "-"
-    verdict = {str(key): value for key, value in host.comparison.verdicts.items()}.get(name)
-    return "-" if verdict is None else _WORDS[verdict]
-
-
-def _word(host: HostResult) -> str:
-    return "as expected" if host.good else escape(host.kind)
-
-
-def _coloured(
-    console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]
-) -> Iterator[str]:
-    colours = {_WORDS[verdict]: colour for verdict, colour in _COLOURS.items()}
-    colours["as expected"] = GREEN
-    widths = [max(len(row[at]) for row in (header, *rows)) for at in range(len(header))]
-    yield "  ".join(f"{cell:<{width}}" for cell, width in zip(header, widths, strict=True)).rstrip()
-    for row in rows:
-        cells = [f"{row[0]:<{widths[0]}}"]
+    head, *rows = matrix(result.hosts)
+    # A host may be called anything; the table has to stay one.
+    cells = [[cell[:WIDEST] for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[at]) for row in cells) for at in range(len(head))]
+    for number, row in enumerate(cells):
+        shown = [f"{row[0]:<{widths[0]}}"]
         for cell, width in zip(row[1:], widths[1:], strict=True):
-            colour = colours.get(cell, RED if row[0] == "verdict" else "")
+            colour = _COLOURS.get(cell, "" if cell == "-" else RED) if number else BOLD
             padded = f"{cell:<{width}}"
-            cells.append(console.style(padded, colour) if colour else padded)
-        yield "  ".join(cells).rstrip()
+            shown.append(console.style(padded, colour) if colour else padded)
+        yield "  ".join(shown).rstrip()
+    yield ""
 
 
 def _verdict(console: Console, result: VerifyResult) -> Iterator[str]:
