@@ -66,6 +66,9 @@ def clean_facts(name: str, facts: Mapping[str, object]) -> dict[str, Json]:
     for key, value in facts.items():
         if key == CUT:
             continue
+        if isinstance(value, list | dict) and len(value) > MAX_LAYER_VALUES:
+            dropped = min(dropped + 1, MAX_INTEGER)
+            continue
         text, cleaned = _key(key), _value(value, longest, 0)
         if budget.take(text, cleaned):
             kept[text] = cleaned
@@ -129,8 +132,8 @@ def _value(value: object, longest: int, depth: int) -> Json:
         # Python refuses to write down integers of some thousand digits; their digits say nothing.
         return value if abs(value) <= MAX_INTEGER else _short(hex(value), longest)
     if isinstance(value, str):
-        if any("\ud800" <= char <= "\udfff" for char in value):
-            value = value.encode("utf-8", "backslashreplace").decode()
+        # Surrogates, which UTF-8 does not have, are written as Python writes them.
+        value = value.encode("utf-8", "backslashreplace").decode()
         return _short(value, longest)
     if depth < MAX_DEPTH and isinstance(value, Mapping):
         return {_key(key): _value(item, longest, depth + 1) for key, item in value.items()}

@@ -62,7 +62,7 @@ class Record:
         layers: dict[str, Json] = {**seen.unknown_layers}
         layers.update({name: dict(facts) for name, facts in seen.layers.items()})
         return {
-            **self.extra,
+            **clean_facts("", self.extra),
             MEMBER: VERSION,
             "level": seen.level,
             "machine-id": self.machine_id,
