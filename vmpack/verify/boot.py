@@ -7,67 +7,54 @@ of its own is expected to come to a login prompt and to go on running.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vmpack.bundle import Bundle
 from vmpack.machine.config import MachineConfig
-from vmpack.runner.console import Console
-from vmpack.runner.milestones import Detector, Reached
+from vmpack.runner.milestones import Reached
 from vmpack.runner.options import Ending, Qemu, RunOptions
 from vmpack.runner.session import Session
 from vmpack.verify.checks import CheckResult, run_checks
+from vmpack.verify.ends import End, Pause
 from vmpack.verify.model import HostFacts, Observation
-from vmpack.verify.observe import host_facts, observe_session
+from vmpack.verify.observe import Observer, host_facts
+from vmpack.verify.reach import (
+    DEFAULT_TIMEOUT_S,
+    LOG_KEPT,
+    LOGIN,
+    Expectation,
+    Follower,
+    Pauses,
+    reach_end,
+)
 
-__all__ = ["DEFAULT_TIMEOUT_S", "Boot", "End", "Expectation", "boot_once"]
+if TYPE_CHECKING:
+    from vmpack.verify.guest import Means
 
-End = Literal["login", "milestones", "agent", "ending", "quiet"]
-"""How the end of a boot is recognised: a login prompt, the targets that belong to it and quiet; the
-config's own milestones; the guest agent's answer; the machine's own ending; nothing moves any more
-on screen, console and disks."""
-
-DEFAULT_TIMEOUT_S = 600.0
-"""Seconds for a boot whose config says nothing; those in which the host was busy do not count."""
+__all__ = [
+    "DEFAULT_TIMEOUT_S",
+    "LOGIN",
+    "LOG_KEPT",
+    "Boot",
+    "End",
+    "Expectation",
+    "boot_once",
+]
 
 SETTLE_S = 2.0
-"""Seconds that a machine has to go on running after its last milestone. A login prompt is not the
-last thing to happen; the screen is then the same at each boot."""
+"""Effective seconds for which the console has to be still after the last of the config's own
+milestones. The last one is not the last thing to happen; the screen is then the same at each boot.
+"""
 
-LOG_KEPT = 4 << 20
-"""Bytes of the start of the console that are kept for a report."""
+QUIET_S = 3.0
+"""The same after a login prompt, which systemd shows before everything has been started."""
 
-LOGIN = "login"
-"""The generic milestone that ends a boot without expectations."""
+PATIENCE = 5
+"""A console that is never still is waited for so many times as long."""
 
-
-@dataclass(frozen=True, slots=True)
-class Expectation:
-    """What a boot is held against."""
-
-    milestones: tuple[str, ...]
-    ending: str
-    """``running``, ``power-off``, ``reset``, ``panic`` or ``hang``."""
-    generic: bool
-    """Nothing was said: a login prompt it is."""
-    timeout_s: float
-
-    @classmethod
-    def of(cls, config: MachineConfig, timeout_s: float | None = None) -> Expectation:
-        """That of a config; ``timeout_s`` takes the place of the config's."""
-        expected = config.expected
-        ending = expected.ending or "running"
-        return cls(
-            expected.milestones,
-            ending,
-            generic=not expected.milestones and ending == "running",
-            timeout_s=timeout_s or expected.timeout or DEFAULT_TIMEOUT_S,
-        )
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The milestones, the generic one included."""
-        return (LOGIN,) if self.generic else self.milestones
+LINGER_S = 30.0
+"""The same after a login prompt, and for the last target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,45 +111,13 @@ class Boot:
             "qemu": self.qemu,
             "accel": self.accel,
             "accel-reason": self.accel_reason,
+            "end": self.end,
+            "problems": list(self.problems),
         }
 
 
 def _milestone(name: str, seconds: float | None) -> dict[str, object]:
     return {"name": name, "milliseconds": None if seconds is None else round(seconds * 1000)}
-
-
-class _Follower:
-    """Takes the console from its first byte on: milestones with their times, and the log."""
-
-    def __init__(
-        self, expectation: Expectation, on_reached: Callable[[Reached], None] | None
-    ) -> None:
-        self.detector = Detector(expectation.milestones)
-        self.session: Session | None = None
-        self.log = bytearray()
-        self._expectation = expectation
-        self._on_reached = on_reached
-
-    def feed(self, data: bytes) -> None:
-        """The console's next bytes."""
-        if len(self.log) < LOG_KEPT:
-            self.log += data[: LOG_KEPT - len(self.log)]
-        seconds = 0.0 if self.session is None else self.session.seconds
-        for reached in self.detector.feed(data, seconds):
-            if self._on_reached is not None:
-                self._on_reached(reached)
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        if self._expectation.generic:
-            return () if self.detector.has(LOGIN) else (LOGIN,)
-        return self.detector.missing
-
-    @property
-    def reached(self) -> tuple[Reached, ...]:
-        if self._expectation.generic:
-            return tuple(one for one in self.detector.seen if one.name == LOGIN)
-        return tuple(self.detector.reached)
 
 
 async def boot_once(
@@ -175,6 +130,7 @@ async def boot_once(
     changed: Sequence[str] = (),
     observe: bool = True,
     end: End | None = None,
+    means: Means | None = None,
     on_reached: Callable[[Reached], None] | None = None,
 ) -> Boot:
     """Boot ``bundle`` once, under an overlay that is thrown away, and tell what it did.
@@ -182,68 +138,72 @@ async def boot_once(
     Ends the guest as soon as everything that is expected has happened. ``config`` stands in for
     the bundle's own; ``host_name`` and ``changed`` are told in the host's facts. ``observe`` says
     whether :attr:`Boot.observation` is made; ``end`` is that of a record, so that the boot is
-    observed at the same place. ``on_reached`` is told each milestone. Raises
-    :class:`InfrastructureError` when the machine cannot start at all.
+    observed at the same place, and ``means`` how its guest was asked. ``on_reached`` is told each
+    milestone. Raises :class:`InfrastructureError` when the machine cannot start at all.
     """
     config = config or bundle.config
     expectation = Expectation.of(config, options.timeout_s)
-    follower = _Follower(expectation, on_reached)
+    # What ends a boot without expectations is of no use to one that has them.
+    end = end if expectation.generic and end in ("login", "agent", "quiet") else None
+    follower = Follower(expectation, end, on_reached)
     async with Session.start(
         bundle, options, config=config, on_console=follower.feed, qemu=qemu
     ) as session:
         follower.session = session
         host = host_facts(session, host_name, changed)
-        ending = await _expect(session, follower, expectation)
-        checks: Sequence[CheckResult] = ()
-        if ending.kind == "expected" and expectation.ending == "running":
-            checks, ending = await run_checks(session, config.verify.checks, ending)
-        observation = await observe_session(session, host) if observe else None
-        return Boot(
-            ending=ending,
-            expectation=expectation,
-            reached=follower.reached,
-            missing=follower.missing,
-            seen=tuple(follower.detector.seen),
-            checks=tuple(checks),
-            console=bytes(follower.log),
-            console_total=session.console.total,
-            qemu=".".join(map(str, session.host.qemu.version)),
-            accel=session.host.accel,
-            accel_reason=session.host.accel_reason,
-            host=host,
-            end=end or ("login" if expectation.generic else "milestones"),
-            observation=observation,
-        )
+        observer = Observer(session, host) if observe else None
+        try:
+            checks, ending = await _carry_out(
+                session, follower, expectation, config, end, observer, means
+            )
+        finally:
+            if observer is not None:
+                await observer.stop()
+        console_total = session.console.total
+        used = session.host
+    return Boot(
+        ending=ending,
+        expectation=expectation,
+        reached=follower.reached,
+        missing=follower.missing,
+        seen=tuple(follower.detector.seen),
+        checks=tuple(checks or ()),
+        console=bytes(follower.log),
+        console_total=console_total,
+        qemu=host.qemu,
+        accel=used.accel,
+        accel_reason=used.accel_reason,
+        host=host,
+        end=follower.end,
+        observation=None if observer is None else observer.result(checks),
+        problems=() if observer is None else tuple(observer.problems),
+    )
 
 
-async def _expect(session: Session, follower: _Follower, expectation: Expectation) -> Ending:
-    """Wait for the milestones, then for the ending that is expected after them."""
-
-    def complete(_console: Console) -> bool:
-        return not follower.missing
-
-    if follower.missing:
-        ending = await session.wait(complete, expectation.timeout_s)
-        if ending.kind != "expected":
-            return _with_missing(ending, follower.missing)
-    if expectation.ending == "running":
-        return await _settled(session)
-    return await session.wait(None, max(expectation.timeout_s - session.seconds, 1.0))
-
-
-async def _settled(session: Session) -> Ending:
-    """Every milestone was reached; whether it runs on."""
-    ending = await session.wait(None, SETTLE_S)
-    if ending.kind == "timeout":
-        return replace(ending, kind="expected", message="every milestone was reached")
-    message = f"{ending.message} after the last milestone"
-    kind = "unexpected" if ending.kind in ("shutdown", "expected") else ending.kind
-    return replace(ending, kind=kind, message=message)
-
-
-def _with_missing(ending: Ending, missing: Sequence[str]) -> Ending:
-    from vmpack.binary import escape
-
-    shown = ", ".join(repr(escape(name)) for name in missing[:3])
-    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-    return replace(ending, message=f"{ending.message}; not reached: {shown}{more}")
+async def _carry_out(
+    session: Session,
+    follower: Follower,
+    expectation: Expectation,
+    config: MachineConfig,
+    end: End | None,
+    observer: Observer | None,
+    means: Means | None,
+) -> tuple[Sequence[CheckResult] | None, Ending]:
+    """The boot, the checks, and what is seen meanwhile; no checks where the boot was not good."""
+    pauses = Pauses(Pause(QUIET_S, LINGER_S), Pause(SETTLE_S, PATIENCE * SETTLE_S, busy=1.0))
+    ending = await reach_end(
+        session,
+        follower,
+        expectation,
+        pauses,
+        chosen=end,
+        on_settling=(lambda: None) if observer is None else observer.begin,
+    )
+    if observer is not None:
+        await observer.end(ending, follower)
+    checks: Sequence[CheckResult] | None = None
+    if ending.kind == "expected" and expectation.ending == "running":
+        checks, ending = await run_checks(session, config.verify.checks, ending)
+    if observer is not None:
+        await observer.ask(means)
+    return checks, ending
