@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vmpack.binary import escape
 from vmpack.cli.console import RED
-from vmpack.cli.options import ACCEL, QEMU_ARG, TIMEOUT, Argument, Command, option, whole
+from vmpack.cli.options import ACCEL, FORCE, QEMU_ARG, TIMEOUT, Argument, Command, option, whole
 from vmpack.cli.run import run_options
 
 if TYPE_CHECKING:
@@ -110,6 +110,9 @@ def _request(arguments: SimpleNamespace) -> Request:
     return Request(**{**given, "on": tuple(given["on"])})
 
 
+TARGETS = ("vmware", "virtualbox", "hyperv", "proxmox", "azure")
+"""What --as can imitate, or say why not."""
+
 COMMAND = Command(
     "verify",
     "Boot a bundle here and hold it against its behaviour record, layer by layer, and against\n"
@@ -131,7 +134,7 @@ COMMAND = Command(
             metavar="FILE",
             help="store the record in FILE instead, as JSON",
         ),
-        option("--force", name="force", help="replace what is at --record-to already"),
+        FORCE,
         option(
             "--against",
             name="against",
@@ -172,8 +175,10 @@ COMMAND = Command(
         option(
             "--as",
             name="as_target",
-            choices=("vmware", "virtualbox", "hyperv", "proxmox", "azure"),
-            help="boot it on the devices that it would find there, as far as QEMU has them",
+            metavar="TARGET",
+            choices=TARGETS,
+            help="boot it on the devices that it would find at TARGET, as far as QEMU has them:"
+            f" {', '.join(TARGETS)}",
         ),
         option(
             "--exact",
