@@ -57,6 +57,7 @@ def _bundle(document: Document, console: Console) -> Iterator[str]:
         ("machine", machine_line(document.get("config"))),
         ("network", _nics(document.get("config"))),
         ("made by", _provenance(document.get("provenance"))),
+        ("record", _record(document)),
         ("id", _text(document, "id")),
         ("machine-id", _text(document, "machine-id")),
     ]
@@ -75,6 +76,21 @@ def _bundle(document: Document, console: Console) -> Iterator[str]:
             right=("size", "stored"),
             most=MOST,
         )
+
+
+def _record(document: Document) -> str:
+    """How it was recorded to behave: ``3 boots on QEMU 7.2.22, tcg``."""
+    record = document.get("behaviour")
+    if not isinstance(record, Mapping):
+        return ""
+    boots = _text(record, "boots") or "?"
+    qemu, accel = _text(record, "host", "qemu") or "?", _text(record, "host", "accel") or "?"
+    parts = [f"{boots} boot{'' if boots == '1' else 's'} on QEMU {qemu}, {accel}"]
+    if _at(record, "replay"):
+        parts.append("with one to replay")
+    if record.get("machine-id") != document.get("machine-id"):
+        parts.append("of another machine: this one has changed since")
+    return "; ".join(parts)
 
 
 def _nvram(state: object) -> Iterator[str]:
