@@ -31,7 +31,7 @@ SHOWN_TIMES = 4
 """How often the probe's output is shown, until no other line was printed into it."""
 
 LOGIN = re.compile(r"(?:^|\s)(?!Last )\S* ?login:\s*$")
-PASSWORD = re.compile(r"[Pp]ass(?:word|phrase)[^:]*:\s*$")
+PASSWORD = re.compile(r"^[Pp]ass(?:word|phrase)[^:]*:")
 REFUSED = re.compile(r"^(?:Login incorrect|Authentication failure|login: timed out)")
 
 READER = (
@@ -49,7 +49,7 @@ async def ask_login(session: Session, login: Login) -> GuestReport:
     """
     console = _Typist(session)
     await _log_in(console, login)
-    await _find_shell(console, login.prompt)
+    await _find_shell(console, login)
     framed = Framed()
     await console.type(READER.format(nonce=framed.nonce))
     await console.wait(lambda data: f"{framed.nonce}:read".encode() in data, "its shell")
@@ -73,10 +73,11 @@ async def _log_in(console: _Typist, login: Login) -> None:
         await console.type(f"{login.password}\r")
 
 
-async def _find_shell(console: _Typist, prompt: str | None) -> None:
+async def _find_shell(console: _Typist, login: Login) -> None:
     """Return once a shell answers: the sum of two numbers, which typing them does not show."""
-    if prompt is not None:
-        pattern = Pattern(prompt)
+    begin = console.place
+    if login.prompt is not None:
+        pattern = Pattern(login.prompt)
         await console.wait(
             lambda data: any(pattern.find(line) is not None for line in clean_lines(data[-TAIL:])),
             "the shell's prompt",
@@ -88,9 +89,10 @@ async def _find_shell(console: _Typist, prompt: str | None) -> None:
         await console.type(f" echo vmpack-$(({one}+{two}))-up\r")
         if await console.look(lambda data: answer.search(data) is not None, place):
             return
-        if console.at(PASSWORD):
-            raise OperationError("the login asks for a password, and the config has none that fits")
-        if console.at(LOGIN) or any(REFUSED.search(line) for line in console.lines(place)):
+        lines = console.lines(begin)
+        if login.password is None and any(PASSWORD.search(line) for line in lines):
+            raise OperationError("the login asks for a password, and the config has none")
+        if console.at(LOGIN) or any(REFUSED.search(line) for line in lines):
             raise OperationError("the login was refused")
 
 

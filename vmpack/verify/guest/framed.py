@@ -25,15 +25,15 @@ _ESCAPES = re.compile(rb"\x1b\[[0-?]{0,64}[@-~]")
 _POLYNOMIAL = 0x04C11DB7
 
 SHOW = """\
-if command -v gzip && command -v base64; then
-k=gzip o=$(probe | gzip -c | base64)
-else
 k=plain o=$(probe)
+if command -v gzip && command -v base64; then
+k=gzip o=$(printf '%s\\n' "$o" | gzip -c | base64)
 fi >/dev/null 2>&1
 show() {
 printf '%s:%s:%s\\n' vmpack-probe {nonce} "$k"
 printf '%s\\n' "$o"
-printf '%s:%s:%s:%s\\n' vmpack-probe {nonce} end "$(printf '%s\\n' "$o" | cksum)"
+printf '%s:%s:%s:%s\\n' vmpack-probe {nonce} end \
+"$(printf '%s\\n' "$o" | cksum 2>/dev/null)"
 }
 """
 

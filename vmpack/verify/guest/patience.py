@@ -38,12 +38,15 @@ async def patiently(
     session: Session,
     work: Coroutine[Any, Any, Result],
     *,
-    limit_s: float = LIMIT_S,
-    idle_s: float = IDLE_S,
+    limit_s: float | None = None,
+    idle_s: float | None = None,
 ) -> Result:
-    """What ``work`` returns or raises; :class:`StalledError` when it is not worth waiting."""
+    """What ``work`` returns or raises; :class:`StalledError` when it is not worth waiting.
+
+    :data:`LIMIT_S` and :data:`IDLE_S` hold where nothing else is said.
+    """
     task = asyncio.create_task(work)
-    watch = _Watch(session, limit_s, idle_s)
+    watch = _Watch(session, limit_s or LIMIT_S, idle_s or IDLE_S)
     try:
         while True:
             done, _ = await asyncio.wait({task}, timeout=TICK_S)
