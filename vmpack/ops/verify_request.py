@@ -98,7 +98,6 @@ def _without_boot(request: Request, options: RunOptions) -> Iterator[Rule]:
             ("--record", request.record),
             ("--boots", request.boots is not None),
             ("--exact", request.exact),
-            ("--timeout", options.timeout_s is not None),
         ):
             yield (flag, other), given and there, drop
     only = "the records are compared as they are: leave it out"
