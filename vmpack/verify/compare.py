@@ -291,16 +291,18 @@ def _pictures(pair: _Pair, left: Facts, right: Facts, unstable: frozenset[str]) 
 
     found: list[Found] = []
     notes: list[str] = []
+    compared = False
     names = [name for name in left if name in right and name not in unstable]
     for name in names:
         if name in (CUT, NOT_OBSERVED):
             continue
         result = compare_pictures(left[name], right[name])
         notes.append(f"{name}: {result.note}")
+        compared = compared or result.verdict != "not-compared"
         if result.verdict == "differs":
             sides = _shown(left[name]), _shown(right[name])
             found.append(("similarity", name, *sides, pair.promise("picture", name)))
-    return _Result(found, "; ".join(notes[:5]), compared=bool(notes))
+    return _Result(found, "; ".join(notes[:5]), compared=compared)
 
 
 def _shown(fact: Json) -> Json:

@@ -52,6 +52,8 @@ def merge(observations: Sequence[Observation]) -> Observation:
         if seen and len(seen) == len(boots):
             if row.kind == "console":
                 facts, differing = _console(seen), set[str]()
+            elif row.kind == "picture":
+                facts, differing = _pictures(seen)
             elif row.kind == "reads":
                 facts, differing = _ranges(seen)
             else:
@@ -120,6 +122,23 @@ def _console(seen: Sequence[Facts]) -> Facts:
     facts: dict[str, Json] = {"lines": kept, "sometimes": [*fitting]}
     cut = max(_count(each.get(CUT)) for each in seen) + len(sometimes) - len(fitting)
     return {**facts, CUT: cut} if cut else facts
+
+
+def _pictures(seen: Sequence[Facts]) -> tuple[Facts, set[str]]:
+    """Each picture as the first boot had it; one that is another in each boot is marked."""
+    from vmpack.verify.picture import VARIES, compare_pictures
+
+    kept: dict[str, Json] = {}
+    differing: set[str] = set()
+    for key in _keys(seen):
+        facts = [each[key] for each in seen if key in each]
+        first = facts[0]
+        if key == CUT or len(facts) < len(seen) or not isinstance(first, dict):
+            differing.add(key)
+            continue
+        alike = (compare_pictures(first, each).verdict in ("same", "similar") for each in facts)
+        kept[key] = first if all(alike) else {**first, VARIES: True}
+    return kept, differing - {CUT}
 
 
 def _fitting(texts: Iterable[str]) -> list[str]:
