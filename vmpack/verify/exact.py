@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -44,8 +45,9 @@ CHUNK = 1 << 20
 
 
 def require_recordable(config: MachineConfig, options: RunOptions) -> None:
-    """Raise :class:`UnsupportedError` for a machine that QEMU cannot run the same way twice, and
-    :class:`UsageError` for an accelerator that cannot count instructions.
+    """Raise :class:`UnsupportedError` for a machine that QEMU cannot run the same way twice.
+
+    And :class:`UsageError` for an accelerator that cannot count instructions.
     """
     cpu = config.cpu
     count = (cpu.sockets or 1) * (cpu.dies or 1) * (cpu.cores or 1) * (cpu.threads or 1)
@@ -81,9 +83,11 @@ async def record_exact(
 ) -> Replay:
     """Boot ``bundle`` once while QEMU records it; the replay, with its bytes in ``packed``.
 
-    It ends as a boot of a verification does: at the milestones, or the machine's own ending. Raises
-    as :func:`require_recordable`, :class:`InfrastructureError` when it cannot start here, and
-    :class:`OperationError` when it does not come as far as expected.
+    It ends as a boot of a verification does: at the milestones, or the machine's own ending. The
+    log is replayed once before it is trusted (that takes about twice as long as the boot), and the
+    console of that replay is what later ones are held against. Raises as
+    :func:`require_recordable`, :class:`InfrastructureError` when it cannot start here, and
+    :class:`OperationError` when it does not come as far as expected, or cannot be replayed.
     """
     config = config or bundle.config
     require_recordable(config, options)
@@ -104,7 +108,48 @@ async def record_exact(
             host = session.host
             version = ".".join(map(str, host.qemu.version))
             firmware = code_digest(host.qemu, host.firmware)
-        return _pack(log, bytes(printed), version, firmware)
+        wanted = await _proven(bundle, config, options, qemu, log, bytes(printed))
+        return _pack(log, wanted, version, firmware)
+
+
+async def _proven(
+    bundle: Bundle,
+    config: MachineConfig,
+    options: RunOptions,
+    qemu: Qemu | None,
+    log: int,
+    printed: bytes,
+) -> bytes:
+    """The console of a replay of what was just recorded.
+
+    QEMU notes a power-off before the instructions that led to it, so that a replay ends that much
+    earlier than the boot: what the guest printed in its last moment is not replayed.
+    """
+    following = _Following(printed)
+    end = await _replay(bundle, config, options, qemu, log, following)
+    if end or following.differs:
+        raise OperationError(
+            f"QEMU does not replay the boot that it has just recorded: {end or 'it differs'}",
+            clause="BHV-EXACT-4",
+            hint="leave --exact out: this QEMU cannot run this machine the same way twice",
+        )
+    return following.printed
+
+
+async def _replay(
+    bundle: Bundle,
+    config: MachineConfig,
+    options: RunOptions,
+    qemu: Qemu | None,
+    log: int,
+    following: _Following,
+) -> str:
+    """How the replay ended: see :meth:`_Following.follow`."""
+    told = _exact_options(options, Deterministic("replay", log))
+    async with Session.start(
+        bundle, told, config=config, on_console=following.feed, qemu=qemu
+    ) as session:
+        return await following.follow(session, log)
 
 
 def _exact_options(options: RunOptions, deterministic: Deterministic) -> RunOptions:
@@ -144,6 +189,8 @@ def _feed(detector: Detector, data: bytes) -> None:
 async def _quit(session: Session) -> None:
     """End QEMU so that it finishes its log: a log without its end cannot be replayed."""
     with contextlib.suppress(VmpackError):
+        # Running, it would note its end before the instructions of its last moment.
+        await session.qmp("stop")
         await session.qmp("quit")
     try:
         async with asyncio.timeout(QUIT_S):
@@ -277,22 +324,17 @@ async def replay_exact(
         return ExactResult("does-not-apply", reason)
     with _log_file() as log:
         wanted = _unpack(packed, record, log, bundle.path)
-        told = _exact_options(options, Deterministic("replay", log))
         following = _Following(wanted)
-        async with Session.start(
-            bundle, told, config=config, on_console=following.feed, qemu=qemu
-        ) as session:
-            end = await following.follow(session, log)
-            return following.result(end, session.seconds)
+        begun = time.monotonic()
+        end = await _replay(bundle, config, options, qemu, log, following)
+        return following.result(end, time.monotonic() - begun)
 
 
 def _foreign(record: Replay, qemu: Qemu, firmware: str) -> str | None:
     """Why this host cannot replay it."""
     version = ".".join(map(str, qemu.version))
     if version != record.qemu:
-        return (
-            f"recorded by QEMU {record.qemu}, this is {version}: a log is for one version only"
-        )
+        return f"recorded by QEMU {record.qemu}, this is {version}: a log is for one version only"
     if firmware != record.firmware:
         return "recorded with another firmware image, and its instructions are part of the log"
     return None
@@ -304,15 +346,21 @@ class _Following:
     def __init__(self, wanted: bytes):
         self._wanted = wanted
         self._printed = bytearray()
-        self._differs = False
+        self.differs = False
+        """It printed something that was not recorded."""
+
+    @property
+    def printed(self) -> bytes:
+        """What it has printed, up to the first difference."""
+        return bytes(self._printed)
 
     def feed(self, data: bytes) -> None:
         """The console's next bytes."""
-        if self._differs:
+        if self.differs:
             return
         begin = len(self._printed)
         self._printed += data
-        self._differs = self._wanted[begin : begin + len(data)] != data
+        self.differs = self._wanted[begin : begin + len(data)] != data
 
     async def follow(self, session: Session, log: int) -> str:
         """Wait for the end; ``""`` for that of the log, otherwise why it was given up."""
@@ -326,7 +374,7 @@ class _Following:
             if any(event.get("event") == "SHUTDOWN" for event in session.events):
                 await session.console.drain()
                 return ""
-            if self._differs:
+            if self.differs:
                 return "its console differs"
             seconds = clock.read()
             now = (session.console.total, _position(session.process.pid, log))
@@ -338,7 +386,7 @@ class _Following:
 
     def result(self, end: str, seconds: float) -> ExactResult:
         """What is told of it, once it has ended."""
-        printed = bytes(self._printed)
+        printed = self.printed
         offset = _first_difference(self._wanted, printed)
         if offset is None and not end:
             message = f"replayed to its end: all {len(printed)} bytes of the console are the same"
@@ -352,9 +400,7 @@ class _Following:
             f"the console differs from byte {offset} on, in line {line}:"
             f" recorded {escape(expected[:200])!r}, replayed {escape(observed[:200])!r}"
         )
-        return ExactResult(
-            "differs", message, offset, line, expected, observed, printed, seconds
-        )
+        return ExactResult("differs", message, offset, line, expected, observed, printed, seconds)
 
 
 def _first_difference(wanted: bytes, printed: bytes) -> int | None:
@@ -385,7 +431,8 @@ def _position(pid: int, log: int) -> int:
         for name in os.listdir(f"/proc/{pid}/fd"):
             try:
                 found = os.stat(f"/proc/{pid}/fd/{name}")
-                if (found.st_dev, found.st_ino) != (file.st_dev, file.st_ino):
+                # The inherited descriptor stands where it was left; QEMU reads one of its own.
+                if name == str(log) or (found.st_dev, found.st_ino) != (file.st_dev, file.st_ino):
                     continue
                 with open(f"/proc/{pid}/fdinfo/{name}") as info:
                     furthest = max(furthest, int(info.readline().split()[1]))
