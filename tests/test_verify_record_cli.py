@@ -123,15 +123,15 @@ def test_a_boot_as_recorded_in_both_forms(
 def test_a_difference_for_people(
     recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = changed(read_record(recorded), "hardware", "memory", {"bytes": 1})
+    record = changed(read_record(recorded), "hardware", "machine", "pc-q35-5.2")
     other = with_record(recorded, tmp_path / "other.vmpack", record)
     lines = said(capsys, "verify", recorded, "--against", other, "--no-boot", code=1)
     (row,) = (line for line in lines if line.strip().startswith("virtual hardware"))
     assert "differs" in row
     assert "1 difference" in row
-    at = lines.index("1. virtual hardware: memory is another")
-    assert lines[at + 1] == "   expected  bytes 1"
-    assert lines[at + 2].startswith("   observed  ")
+    at = lines.index("1. virtual hardware: machine is another")
+    assert lines[at + 1] == "   expected  pc-q35-5.2"
+    assert lines[at + 2] == "   observed  pc-q35-7.2"
     assert lines[at + 3].startswith("   usually: ")
     assert lines[-1] == "it does not behave as recorded"
     assert not said(capsys, "verify", recorded, "--against", other, "--no-boot", "-q", code=1)
@@ -163,7 +163,6 @@ def test_nothing_that_a_record_says_reaches_a_terminal(
         for text in (out, err):
             assert all(one == "\n" or " " <= one < "\x7f" or one > "\xa0" for one in text), words
             assert "\u202e" not in text
-    assert "31m" in said(capsys, "info", other)[7] + "31m"
 
 
 def test_differences_are_cut_and_counted(
@@ -174,7 +173,8 @@ def test_differences_are_cut_and_counted(
         record = changed(record, "hardware", f"pci:00:{number:02x}.7", {"vendor": "x" * 2000})
     other = with_record(recorded, tmp_path / "other.vmpack", record)
     lines = said(capsys, "verify", recorded, "--against", other, "--no-boot", code=1)
-    assert "and 30 more: --report DIR shows all of them" in lines
+    assert "   and 44 more: --report DIR shows all of them" in lines
+    assert sum("pci:00:" in line for line in lines) == 6
     assert max(map(len, lines)) < 600
 
 
@@ -253,21 +253,18 @@ def test_in_a_workflow_of_github_nothing_is_a_command_but_ours(
     assert (tmp_path / "summary").read_text().startswith("<h2>")
 
 
-def test_hosts_stand_beside_each_other(
-    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    qemus = {name: qemu_of(name) for name in HOSTS}
-    root = next(one for one in qemus["trixie"].prefix if one.endswith("qemu-system-x86_64"))
-    place = Path(root).parents[2]
-    (tmp_path / "hosts.toml").write_text(f'[host.other]\nroot = "{place}"\n')
-    lines = said(
-        capsys,
-        *("verify", recorded, "--on", "here", "--on", "other", "--hosts", tmp_path / "hosts.toml"),
-        *TCG,
-    )
+def test_hosts_stand_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Without a screen: that of a boot sector still shows the firmware's version.
+    bundle = sector_bundle(tmp_path, "poweroff", f'display.model = "none"\n{POWERS_OFF}')
+    said(capsys, "verify", bundle, "--record", "--boots", 1, *TCG)
+    place = Path(qemu_of("trixie").prefix[-1]).parents[2]
+    hosts = tmp_path / "hosts.toml"
+    hosts.write_text(f'[host.other]\nroot = "{place}"\n')
+    words = ("verify", bundle, "--on", "here", "--on", "other", "--hosts", hosts, *TCG)
+    lines = said(capsys, *words)
     (head,) = (line for line in lines if line.startswith("layer"))
     assert head.split() == ["layer", "here", "other"]
-    rows = {line.split()[0]: line.split() for line in lines[lines.index(head) :]}
+    rows = {line.split()[0]: line.split() for line in lines[lines.index(head) :] if line}
     assert rows["boot"] == ["boot", "expected", "expected"]
     assert rows["milestones"] == ["milestones", "same", "same"]
     assert lines[-1] == "it behaves as recorded"

@@ -22,7 +22,7 @@ from vmpack.bundle.reader import Bundle
 from vmpack.errors import VmpackError
 from vmpack.ops.pack import pack
 
-STEPS = ("pwrite", "fsync", "ftruncate", "link", "rename", "unlink")
+STEPS: tuple[str, ...] = ("pwrite", "fsync", "ftruncate", "link", "rename", "unlink")
 """The calls that change what is on the disk."""
 VARIANTS = ("fresh", "replace", "part", "part-fresh", "no-links", "device")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from vmpack.binary import escape
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["lines"]
 
-MOST = 20
-"""Differences that are shown in full; more of them are in a report."""
+MOST = 12
+"""Groups of differences, each with its cause, that are shown; a report has all of them."""
 
 ITEMS = 6
-"""Items of a layer that are named where nothing is promised."""
+"""Items of one group that are named."""
 
 WIDEST = 24
 """Characters of a cell of the matrix."""
@@ -36,33 +37,52 @@ def lines(console: Console, result: VerifyResult) -> Iterator[str]:
     """Everything that was found: each host, then the verdict, then what to do next."""
     several = len(result.hosts) > 1
     for host in result.hosts:
-        yield from _host(console, result, host, named=several or host.name != "here")
+        yield from _host(console, result, host, several=several)
     if several:
+        yield from _compared_with(result.record)
         yield from _matrix(console, result)
     yield from _verdict(console, result)
     yield from (f"wrote {escape(path)}" for path in result.report)
 
 
 def _host(
-    console: Console, result: VerifyResult, host: HostResult, *, named: bool
+    console: Console, result: VerifyResult, host: HostResult, *, several: bool
 ) -> Iterator[str]:
+    named = several or host.name != "here"
     if named:
         yield console.style(escape(host.name), BOLD)
     if host.pins and not host.boots:
         yield from _pins(console, host)
     yield from _boots(console, host, brief=result.record is not None or len(host.boots) > 1)
     if host.comparison is not None:
-        yield ""
-        if host.unstable:
-            yield from _unstable(console, host.comparison, host.unstable)
-        else:
-            yield from _comparison(console, host.comparison, result.record)
+        yield from _held(console, result, host, several=several)
     if host.exact is not None:
-        yield ""
-        yield from _exact(console, host)
+        yield from ("", *_exact(console, host))
     yield from (f"note: {escape(note)}" for note in host.notes)
     if named or host.comparison is not None:
         yield ""
+
+
+def _held(
+    console: Console, result: VerifyResult, host: HostResult, *, several: bool
+) -> Iterator[str]:
+    """What the comparison gave. Of several hosts the layers stand in the matrix."""
+    comparison = host.comparison
+    assert comparison is not None
+    if host.unstable:
+        yield ""
+        yield from _unstable(console, comparison, host.unstable)
+        return
+    if not several:
+        yield ""
+        yield from _compared_with(result.record)
+    same = comparison.relation == "same-host"
+    pair = "the same QEMU version, accelerator and firmware as"
+    other = "another QEMU version, accelerator or firmware, so less is promised, than"
+    yield f"  {pair if same else other} when it was recorded"
+    if not several or console.verbose:
+        yield from (f"  {line}" for line in _layers(console, comparison))
+    yield from _differences(console, comparison)
 
 
 def _pins(console: Console, host: HostResult) -> Iterator[str]:
@@ -135,20 +155,9 @@ def _checks(boot: Boot) -> Iterator[str]:
         yield from table(("check", "name", "took", "found"), rows, right=("took",))
 
 
-def _comparison(
-    console: Console, comparison: Comparison, source: RecordSource | None
-) -> Iterator[str]:
-    """The layers with their verdicts, then each difference that counts."""
+def _compared_with(source: RecordSource | None) -> Iterator[str]:
     if source is not None:
         yield f"compared with {_of(source)}"
-    pair = (
-        "same QEMU version, accelerator and firmware"
-        if comparison.relation == "same-host"
-        else "another QEMU version, accelerator or firmware: less is promised"
-    )
-    yield f"  {pair}"
-    yield from (f"  {line}" for line in _layers(console, comparison))
-    yield from _differences(console, comparison)
 
 
 def _of(source: RecordSource) -> str:
@@ -193,22 +202,30 @@ def _note(comparison: Comparison, name: str) -> str:
 
 
 def _differences(console: Console, comparison: Comparison) -> Iterator[str]:
-    from vmpack.verify.layers import layer
-
+    """Each difference that counts; those of one cause together."""
     counting = [one for one in comparison.differences if one.counts]
     shown = list(comparison.differences) if console.verbose else counting
-    for number, one in enumerate(shown[:MOST], 1):
-        colour = RED if one.counts else YELLOW
-        title = f"{number}. {layer(one.layer).title}: {plain(one.item)} {_code(one)}"
+    groups = [list(found) for _, found in groupby(shown, lambda one: (one.layer, one.cause))]
+    for number, group in enumerate(groups[:MOST], 1):
+        colour = RED if group[0].counts else YELLOW
         yield ""
-        yield console.style(title, colour)
-        rows = (("expected", plain(one.expected)), ("observed", plain(one.observed)))
-        yield from (f"   {name}  {value}" for name, value in _needed(one, rows))
-        if one.cause:
-            yield f"   usually: {escape(one.cause)}"
-    if len(shown) > MOST:
+        yield console.style(f"{number}. {_title(group)}", colour)
+        yield from (f"   {line}" for line in _values(group, comparison))
+        if group[0].cause:
+            yield f"   usually: {escape(group[0].cause)}"
+    rest = sum(map(len, groups[MOST:]))
+    if rest:
         yield ""
-        yield f"and {len(shown) - MOST} more: --report DIR shows all of them"
+        yield f"and {rest} more: --report DIR shows all of them"
+
+
+def _title(group: Sequence[Difference]) -> str:
+    from vmpack.verify.layers import layer
+
+    first = group[0]
+    if len(group) == 1:
+        return f"{layer(first.layer).title}: {plain(first.item)} {_code(first)}"
+    return f"{layer(first.layer).title}: {len(group)} items"
 
 
 def _code(one: Difference) -> str:
@@ -221,12 +238,28 @@ def _code(one: Difference) -> str:
     }[one.code]
 
 
-def _needed(one: Difference, rows: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Both values, but not the absent side of what is only on the other."""
-    for name, value in rows:
+def _values(group: Sequence[Difference], comparison: Comparison) -> Iterator[str]:
+    """What was expected and what is there, of one item in two lines, of several in one each."""
+    first = group[0]
+    if first.layer == "picture":
+        note = comparison.notes.get("picture")
+        yield f"{plain(note)}; --report DIR shows both" if note else "--report DIR shows both"
+    elif len(group) == 1:
+        yield from (f"{name}  {value}" for name, value in _sides(first))
+    else:
+        for one in group[:ITEMS]:
+            sides = ", ".join(f"{name} {value}" for name, value in _sides(one))
+            yield f"{plain(one.item)} {_code(one)}: {sides}"
+        if len(group) > ITEMS:
+            yield f"and {len(group) - ITEMS} more: --report DIR shows all of them"
+
+
+def _sides(one: Difference) -> Iterator[tuple[str, str]]:
+    """Both values, but not the absent side of what only one has."""
+    for name, value in (("expected", one.expected), ("observed", one.observed)):
         absent = (one.code, name) in (("missing", "observed"), ("added", "expected"))
-        if not (absent and value == "none"):
-            yield name, value
+        if not (absent and value is None):
+            yield name, plain(value)
 
 
 def _unstable(
