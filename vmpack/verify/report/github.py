@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 from vmpack.errors import from_os_error
 from vmpack.verify.report.folder import ReportInput
 from vmpack.verify.report.text import clip, sentence
+from vmpack.verify.report.view import Cell, view
 
 if TYPE_CHECKING:
-    from vmpack.verify.report.view import Cell, Host, Item, View
+    from vmpack.verify.report.view import Host, Item, View
 
 __all__ = ["github_lines", "in_github", "report_to_github", "stopped_commands"]
 
@@ -111,19 +112,25 @@ def stopped_commands(
 
 
 def report_to_github(
-    report: ReportInput, environ: Mapping[str, str] = os.environ, **files: str | None
+    report: ReportInput,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    page: str | None = None,
+    junit: str | None = None,
 ) -> None:
     """Append the summary and the outputs to the files that GitHub names in its environment.
 
-    The outputs are ``verdict`` (``expected``, ``differs``, ...), ``exit-code`` and ``files`` (such
-    as ``page``, ``junit``) as given. What GitHub does not ask for is not written. Raises
+    The outputs are ``verdict`` (``expected``, ``differs``, ...), ``exit-code``, ``report`` and
+    ``junit``: the paths ``page`` and ``junit``, where given. What GitHub does not ask for is not
+    written. Raises
     :class:`OutputError`.
     """
     if path := environ.get("GITHUB_STEP_SUMMARY"):
         _append(path, summary(report))
     if path := environ.get("GITHUB_OUTPUT"):
         outputs = {"verdict": report.result.kind, "exit-code": str(report.result.exit_code)}
-        outputs |= {name: value for name, value in files.items() if value is not None}
+        paths = {"report": page, "junit": junit}
+        outputs |= {name: path for name, path in paths.items() if path is not None}
         _append(path, "".join(_output(name, value) for name, value in outputs.items()))
 
 
@@ -143,8 +150,6 @@ def _append(path: str, text: str) -> None:
 
 def summary(report: ReportInput) -> str:
     """The job summary: HTML, of which GitHub's Markdown shows the tables."""
-    from vmpack.verify.report.view import view
-
     page = view(report)
     # No blank line may stand within: after one, Markdown would be at work again.
     parts = [f"<h2>{_mark(page.cell)} vmpack verify: {_code(page.title)}</h2>\n"]
@@ -171,9 +176,10 @@ def _code(text: str) -> str:
 
 def _matrix(page: View) -> str:
     head = "".join(f"<th>{_code(host.name)}</th>" for host in page.hosts)
+    nothing = Cell("none", "")
     rows = [("result", [host.cell for host in page.hosts])]
     for name, title in page.layers:
-        rows.append((title, [cell for host in page.hosts for cell in [host.row.get(name)] if cell]))
+        rows.append((title, [host.row.get(name) or nothing for host in page.hosts]))
     lines = [f"<table>\n<tr><th>layer</th>{head}</tr>\n"]
     for title, cells in rows:
         texts = "".join(f"<td>{_mark(cell)} {html(cell.text)}</td>" for cell in cells)
