@@ -18,7 +18,9 @@ MAX_ITEMS = 256
 
 
 def _text(value: object) -> str:
-    return value[:MAX_LINE] if isinstance(value, str) else ""
+    # JSON can spell half a character, which no file takes.
+    text = value[:MAX_LINE] if isinstance(value, str) else ""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _objects(value: object) -> Iterator[Mapping[str, object]]:
