@@ -17,7 +17,7 @@ from vmpack.verify.model import Json
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["VARIES", "Mask", "PictureResult", "compare_pictures", "picture_facts"]
+__all__ = ["VARIES", "WORDS", "Mask", "PictureResult", "compare_pictures", "picture_facts"]
 
 Mask = tuple[int, int, int, int]
 """Left, top, width and height in pixels of what is not compared. Those of a record count up to
@@ -27,6 +27,10 @@ VARIES = "varies"
 """The member of a recorded picture that was another one in each boot: a log with times, a clock."""
 
 MAX_MASKS = 64
+WORDS = "words"
+"""The member of a text screen's picture that has its text, normalised as the console's is, sorted:
+times, numbers and the firmware's version are no part of it."""
+
 MAX_PIXELS = 8192 * 8192
 MAX_PNG = 64 << 20
 KEPT_PNG = 256 << 10
@@ -180,6 +184,9 @@ def compare_pictures(expected: Json, observed: Json) -> PictureResult:
         return PictureResult("not-compared", "a picture that cannot be decoded")
     if sizes[0] != sizes[1]:
         return PictureResult("differs", "{}x{} became {}x{} pixels".format(*sizes[0], *sizes[1]))
+    words = expected.get(WORDS), observed.get(WORDS)
+    if words[0] and isinstance(words[0], list) and words[0] == words[1]:
+        return PictureResult("similar", "the same text")
     if expected.get(VARIES) is True or observed.get(VARIES) is True:
         return PictureResult("not-compared", "it is another one in each boot")
     masks = [*_masks(expected), *_masks(observed)]

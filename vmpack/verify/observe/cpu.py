@@ -20,6 +20,9 @@ AT_ONCE = 32
 SCALARS = ("bool", "str", "string", "OnOffAuto", "int", "uint")
 """How the names of types begin whose values are kept."""
 
+NESTED, OF_NESTED = "vmx", "vmx-"
+"""A quarter of the properties say what a nested hypervisor may do. A CPU without it has none."""
+
 OF_THE_HOST = frozenset(
     {
         *("x2apic", "vme", "monitor", "svm", "acpi", "ht", "pmu", "cmp-legacy", "topoext"),
@@ -84,6 +87,8 @@ async def cpu_properties(session: Session, path: str) -> dict[str, Json]:
     listed = await session.qmp("qom-list", path=path)
     wanted = [one for one in listed if one["type"].startswith(SCALARS)]
     wanted = [one for one in wanted if one["name"] not in IGNORED]
+    if await session.qmp("qom-get", path=path, property=NESTED) is False:
+        wanted = [one for one in wanted if not one["name"].startswith(OF_NESTED)]
     slots = asyncio.Semaphore(AT_ONCE)
 
     async def value(name: str) -> Json:
@@ -105,8 +110,10 @@ def _kept(properties: Iterable[tuple[str, str, Json]]) -> dict[str, Json]:
         for name, kind, value in properties
         if kind.startswith(SCALARS) and name not in IGNORED and isinstance(value, (bool, int, str))
     }
+    nested = found.get(NESTED) is not False
     return {
         name: found[name]
         for name in sorted(found)
-        if "_" not in name or name.replace("_", "-") not in found
+        if ("_" not in name or name.replace("_", "-") not in found)
+        and (nested or not name.startswith(OF_NESTED))
     }

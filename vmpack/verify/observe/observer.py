@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,9 @@ __all__ = ["Observer", "check_facts", "host_facts"]
 
 SCREEN = "screen"
 """Name of the picture at the boot's end."""
+
+BANNER = re.compile(r"^(?:SeaBIOS|iPXE|Machine UUID|VGABios|Plex86)\b")
+"""Lines that firmware shows on the screen of whatever it boots: its version."""
 
 ASKABLE = frozenset({"expected", "timeout", "login-missing"})
 """Endings after which the guest may still answer, as its CPUs run on."""
@@ -60,6 +64,7 @@ class Observer:
         self._missing: tuple[str, ...] = ()
         self._log = b""
         self._firmware_log = b""
+        self._screen: tuple[str, ...] = ()
         self._guest: GuestReport | None = None
 
     def begin(self) -> None:
@@ -79,9 +84,13 @@ class Observer:
         self._ending = ending
         self._layers["ending"] = ending_facts(ending, self._session.events)
         self._seen = tuple(follower.detector.seen)
-        self._reached, self._missing = follower.reached, follower.missing
+        self._reached = tuple(follower.detector.reached)
+        self._missing = follower.detector.missing
         self._log = bytes(follower.log)
         self._firmware_log = self._session.firmware_log.data
+        if ending.picture:
+            await self._session.screen.look()
+            self._screen = self._session.screen.lines
         self.begin()
         if self._hardware is not None:
             try:
@@ -130,6 +139,8 @@ class Observer:
         pictures: dict[str, Json] = {}
         if self._ending is not None and self._ending.picture:
             pictures |= picture_facts(SCREEN, self._ending.picture)
+            if self._screen:
+                pictures[SCREEN] = screen_fact(pictures[SCREEN], self._screen)
         for check in checks or ():
             if check.picture:
                 pictures |= picture_facts(f"check:{check.name}", check.picture)
@@ -145,6 +156,19 @@ class Observer:
             if self._guest.tables is not None:
                 layers["tables"] = self._guest.tables
         return Observation(self._host, layers, means)
+
+
+def screen_fact(picture: Json, lines: Sequence[str]) -> Json:
+    """A text screen's picture with its text, without what the firmware says of itself."""
+    from vmpack.verify.console import console_facts
+    from vmpack.verify.picture import WORDS
+
+    if not isinstance(picture, dict):
+        return picture
+    kept = "\n".join(line for line in lines if not BANNER.match(line))
+    found = console_facts(kept.encode())["lines"]
+    words = [line for line in found if isinstance(line, str)] if isinstance(found, list) else []
+    return {**picture, WORDS: [*sorted(words)]}
 
 
 def check_facts(checks: Sequence[CheckResult]) -> dict[str, Json]:
