@@ -14,6 +14,8 @@ from tests.support.tools import find_tool, require_tool
 from vmpack.cli.main import run
 from vmpack.machine import DiskFacts, MachineConfig, pin
 from vmpack.ops.doctor import doctor
+from vmpack.ops.doctor_bundle import diagnose
+from vmpack.runner.left_open import left_open
 from vmpack.runner.preflight import Pin, _why_absent, expiry, preflight
 
 pytestmark = pytest.mark.qemu
@@ -204,3 +206,63 @@ def test_doctor_leaves_no_process_behind(bundle: Path) -> None:
     doctor(bundle)
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     assert children == ""
+
+
+def test_what_pins_leave_open_and_what_all_qemus_have(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = document(capsys, str(bundle), "--accel", "tcg", code=0)
+    items = {one["item"]: one for one in found["left-open"]}
+    assert set(items) == {"firmware", "option-roms", "tables", "accelerator", "clock", "network"}
+    assert "--embed-firmware" in items["firmware"]["hint"]
+    machines = {one["name"]: one["expires"] for one in found["common"]["machine-types"]}
+    assert machines["pc-q35-7.2"] == "13.2"
+    assert all(name.startswith("pc-q35-") for name in machines)
+    assert list(machines)[-1] == min(machines, key=lambda name: version(name))
+    assert "Nehalem-v1" in found["common"]["cpu-models"]
+    assert "Skylake-Server-v1" not in found["common"]["cpu-models"]
+    (machine,) = (one for one in found["pins"] if one["pin"] == "machine")
+    assert machine["expires"] == "13.2"
+    assert run(["doctor", str(bundle), "--accel", "tcg"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("not pinned: this host decides")
+    assert lines[at + 1].startswith("firmware ")
+    assert any(line.startswith("machine  ") and "until QEMU 13.2" in line for line in lines)
+
+
+def version(name: str) -> list[int]:
+    return [int(part) for part in name.rpartition("-")[2].split(".")]
+
+
+def test_machine_types_of_two_qemus_are_those_of_both(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest QEMU calls old types deprecated; the oldest one lacks new ones."""
+    old, new = qemu_of(HOSTS[0]), qemu_of(HOSTS[-1])
+    monkeypatch.setenv("PATH", os.path.dirname(old.prefix[-1]))
+    both = diagnose(bundle, [new, old], "tcg").common
+    assert both is not None
+    assert both == diagnose(bundle, [old, new], "tcg").common
+    alone = [diagnose(bundle, [one], "tcg").common for one in (old, new)]
+    for one in alone:
+        assert one is not None
+        assert set(both.machines) <= set(one.machines)
+        assert set(both.cpu_models) <= set(one.cpu_models)
+    if new.version[0] >= 11:
+        assert "pc-q35-7.2" not in both.machines
+
+
+def test_a_machine_that_leaves_little_open(tmp_path: Path) -> None:
+    config = """
+machine = "pc-q35-7.2"
+[firmware]
+digest = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+[rtc]
+start = "2026-01-01T00:00:00"
+"""
+    machine = pin(MachineConfig.from_toml(config), [DiskFacts("root", 1 << 20)], seed=b"x" * 32)
+    machine = machine.model_copy(update={"nics": (), "smbios": type(machine.smbios)()})
+    found = {one.item: one for one in left_open(machine, qemu_of("machine"), "kvm")}
+    assert set(found) == {"option-roms", "smbios", "tables", "accelerator"}
+    assert "bios.vendor" in found["smbios"].message
+    assert "microcode" in found["accelerator"].message
