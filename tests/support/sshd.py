@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
-import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -114,9 +113,8 @@ class Sshd:
             self._process.wait(DEADLINE_S)
         (self.folder / "pid").unlink(missing_ok=True)
 
-    def wait_for(self, holds: object, what: str = "sshd") -> None:
+    def wait_for(self, holds: Callable[[], bool], what: str = "sshd") -> None:
         """Wait until ``holds()``; by the clock only where it never does."""
-        assert callable(holds)
         deadline = time.monotonic() + DEADLINE_S
         while not holds():
             log = (self.folder / "sshd.log").read_text(errors="replace")
@@ -135,16 +133,16 @@ class Sshd:
         run(["ip", "link", "del", self.link], check=False)
         run(["ip", "netns", "del", self.namespace], check=False)
 
-    def command(self, words: str) -> str:
-        """What a command of sh prints on this machine."""
-        argv = ["ip", "netns", "exec", self.namespace, "sh", "-c", words]
-        return run(argv).stdout.decode()
+    def run(self, *words: object) -> str:
+        """What a command prints that sees this machine's mounts and network."""
+        listener = (self.folder / "pid").read_text().strip()
+        return run(["nsenter", "-t", listener, "-m", "-n", *words]).stdout.decode()
 
 
 @contextmanager
 def machine(folder: Path) -> Iterator[Sshd]:
     """A machine with a running sshd. Without root, or without namespaces, the test is skipped."""
-    for tool in ("ssh", "sshd", "ssh-keygen", "ip"):
+    for tool in ("ssh", "sshd", "ssh-keygen", "ip", "nsenter"):
         require_tool(tool)
     if os.geteuid() != 0:
         missing("root, for a network namespace", "run the tests as root")
@@ -161,8 +159,3 @@ def machine(folder: Path) -> Iterator[Sshd]:
         yield made
     finally:
         made.close()
-
-
-def quoted(*words: object) -> str:
-    """A command line of sh."""
-    return shlex.join(str(word) for word in words)

@@ -57,17 +57,19 @@ _PROBE = _PLACE + (
 )
 # $5 size in bytes.
 _COPY = _PLACE + (
-    't=.vmpack-$$-copy; trap "rm -f $t" EXIT; cat >$t || exit 73; [ $(wc -c <$t) -eq $5 ] || '
-    'exit 74; chmod 444 $t && mv -f -- $t "$n" || exit 73; echo "$m"; exit 0'
+    'echo "$m"; t=.vmpack-$$-copy; trap "rm -f $t" EXIT; cat >$t || exit 73; [ $(wc -c <$t) -eq $5 ] || '
+    'exit 74; chmod 444 $t && mv -f -- $t "$n" || exit 73; exit 0'
 )
 # $5 verify or record, $6 name of the record to compare with or nothing; then options of verify.
+# A broken pipe must not end the shell before it has removed what it made.
 _VERIFY = _PLACE + (
-    'k=$5; a=$6; shift 6; r=.vmpack-$$-report; trap "rm -rf $r" EXIT; mkdir $r || exit 72; '
+    'k=$5; a=$6; shift 6; trap "" PIPE; r=.vmpack-$$-report; trap "rm -rf $r" EXIT; '
+    'mkdir $r || exit 72; echo "$m"; '
     'if [ "$k" = record ]; then set -- --record --record-to $r/record.json "$@"; fi; '
     'if [ -n "$a" ]; then set -- --against "./$a" "$@"; fi; '
     '"$v" verify --output json --progress none --end-with-stdin --report $r/report "$@" "./$n" '
     ">$r/result.json 2>$r/stderr.txt; echo $? >$r/code; [ -s $r/code ] || exit 73; "
-    'echo "$m"; tar -C $r -cf - . || exit 75; exit 0'
+    "tar -C $r -cf - . || exit 75; exit 0"
 )
 
 
