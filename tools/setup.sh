@@ -17,6 +17,8 @@ packages=(
     binutils /usr/bin/ld
     grub-common /usr/bin/grub-mkimage
     grub-pc-bin /usr/lib/grub/i386-pc/boot.img
+    grub-rescue-pc /usr/lib/grub-rescue/grub-rescue-floppy.img
+    memtest86+ /usr/lib/memtest86+/memtest86+x64.iso
     grub-efi-amd64-bin /usr/lib/grub/x86_64-efi/kernel.img
     mtools /usr/bin/mcopy
     dosfstools /usr/sbin/mkfs.vfat
@@ -41,6 +43,7 @@ packages=(
     chromium-headless-shell /usr/bin/chromium-headless-shell
     fonts-dejavu-core /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
     udev /usr/bin/udevadm
+    sudo /usr/bin/sudo
 )
 
 install_packages() {
