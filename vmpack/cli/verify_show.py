@@ -24,6 +24,9 @@ MOST = 12
 ITEMS = 6
 """Items of one group that are named."""
 
+NAMED = 3
+"""Items that are named where nothing is promised."""
+
 WIDEST = 24
 """Characters of a cell of the matrix."""
 
@@ -76,10 +79,7 @@ def _held(
     if not several:
         yield ""
         yield from _compared_with(result.record)
-    same = comparison.relation == "same-host"
-    pair = "the same QEMU version, accelerator and firmware as"
-    other = "another QEMU version, accelerator or firmware, so less is promised, than"
-    yield f"  {pair if same else other} when it was recorded"
+    yield f"  {_promised(host, comparison)}"
     if not several or console.verbose:
         yield from (f"  {line}" for line in _layers(console, comparison))
     yield from _differences(console, comparison)
@@ -155,6 +155,17 @@ def _checks(boot: Boot) -> Iterator[str]:
         yield from table(("check", "name", "took", "found"), rows, right=("took",))
 
 
+def _promised(host: HostResult, comparison: Comparison) -> str:
+    """How alike the two are expected to be, and why."""
+    changed = host.boots[0].host.changed if host.boots else ()
+    if changed:
+        words = escape(", ".join(changed))
+        return f"changed on purpose ({words}): ending, milestones and own checks are promised"
+    if comparison.relation == "same-host":
+        return "the same QEMU version, accelerator and firmware as when it was recorded"
+    return "another QEMU version, accelerator or firmware than when it was recorded: less is promised"
+
+
 def _compared_with(source: RecordSource | None) -> Iterator[str]:
     if source is not None:
         yield f"compared with {_of(source)}"
@@ -192,8 +203,8 @@ def _note(comparison: Comparison, name: str) -> str:
         parts.append("1 difference" if counting == 1 else f"{counting} differences")
     drifted = list(dict.fromkeys(one.item for one in here if not one.counts))
     if drifted:
-        names = ", ".join(plain(item) for item in drifted[:ITEMS])
-        more = f" and {len(drifted) - ITEMS} more" if len(drifted) > ITEMS else ""
+        names = ", ".join(plain(item) for item in drifted[:NAMED])
+        more = f" and {len(drifted) - NAMED} more" if len(drifted) > NAMED else ""
         parts.append(f"not promised: {names}{more}")
     note = {str(key): value for key, value in comparison.notes.items()}.get(name)
     if note:
@@ -308,7 +319,8 @@ def _verdict(console: Console, result: VerifyResult) -> Iterator[str]:
     """One line that says it all, and what to do next."""
     if result.recorded is not None:
         count = len(result.boots)
-        yield console.style(f"recorded {count} boots in {escape(result.recorded)}", GREEN)
+        boots = "1 boot" if count == 1 else f"{count} boots"
+        yield console.style(f"recorded {boots} in {escape(result.recorded)}", GREEN)
         kept = {name: keys for name, keys in (result.unstable or {}).items() if keys}
         if kept:
             names = "; ".join(f"{name}: {plain(list(keys))}" for name, keys in kept.items())
