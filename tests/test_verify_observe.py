@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.support.runner import HOSTS, TCG, qemu_of, sector_bundle
+from fixtures.build import sectors
+from tests.support.runner import HOSTS, TCG, packed, qemu_of, sector_bundle
 from vmpack.bundle import Bundle
 from vmpack.runner.detectors import MARKS, SETS
 from vmpack.runner.milestones import Detector, Reached
@@ -25,6 +27,7 @@ from vmpack.verify.observe.hardware import pci_facts
 from vmpack.verify.observe.milestones import milestone_facts
 from vmpack.verify.observe.qtree import parse_qtree
 
+EXPECTED = 'expected = { milestones = ["boot sector: *echo"] }\n'
 MACHINE = """
 cpu.cores = 2
 [[nic]]
@@ -35,8 +38,6 @@ id = "back"
 model = "e1000"
 [[disk]]
 id = "root"
-[expected]
-milestones = ["boot sector: *echo"]
 """
 
 
@@ -50,7 +51,7 @@ def boots(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Boot]:
     """The same machine on each QEMU, and once more on the first."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(booting, "SETTLE_S", 0.2)
-        bundle = sector_bundle(tmp_path_factory.mktemp("observe"), "echo", MACHINE)
+        bundle = sector_bundle(tmp_path_factory.mktemp("observe"), "echo", EXPECTED + MACHINE)
         return {name: booted(bundle, name.split()[0]) for name in (*HOSTS, "machine again")}
 
 
@@ -125,20 +126,45 @@ def test_what_is_promised_across_versions_is_equal(boots: Mapping[str, Boot], ho
     assert drifted == {"cpu-host.ht", "device:pvpanic.events"}
 
 
+BUSES = ("sata", "virtio-scsi", "nvme")
+DISKS = """
+[[disk]]
+id = "{bus}"
+bus = "{bus}"
+serial = "{bus}-1"
+"""
+DRIVE = """
+[[disk]]
+id = "drive"
+kind = "cdrom"
+empty = true
+bus = "sata"
+"""
+
+
 @pytest.mark.qemu
 def test_buses_and_kinds_of_disks_are_told_apart(tmp_path: Path) -> None:
-    """Each kind of disk has its size, its serial and where it is plugged in."""
-    config = MACHINE.replace("cpu.cores", 'machine = "pc-q35-7.2"\ncpu.cores')
-    for bus in ("sata", "virtio-scsi", "nvme", "ide"):
-        chosen = config.replace('id = "root"', f'id = "root"\nbus = "{bus}"\nserial = "A1"')
-        if bus == "ide":
-            chosen = chosen.replace("pc-q35", "pc-i440fx")
-        facts = observation(booted(sector_bundle(tmp_path, "echo", chosen))).layers["hardware"]
-        disk = facts["disk:root"]
+    """Each disk has its own size and serial, and where it is plugged in."""
+    images = [sectors.write_disk("echo", tmp_path / f"{bus}.raw") for bus in BUSES]
+    for number, image in enumerate(images):
+        os.truncate(image, (number + 1) << 20)
+    config = EXPECTED + "".join(DISKS.format(bus=bus) for bus in BUSES) + DRIVE
+    facts = observation(booted(packed(tmp_path / "m.vmpack", images, config))).layers["hardware"]
+    places = []
+    for number, (bus, device) in enumerate(zip(BUSES, ("ide-hd", "scsi-hd", "nvme"), strict=True)):
+        disk = facts[f"disk:{bus}"]
         assert isinstance(disk, dict)
-        assert (disk["size"], disk["serial"]) == (1 << 20, "A1"), bus
-        assert disk["read-only"] is False
-        assert str(disk["device"]).startswith(("ide-", "scsi-", "nvme"))
+        seen = (disk["device"], disk["serial"], disk["size"], disk["read-only"])
+        assert seen == (device, f"{bus}-1", (number + 1) << 20, False)
+        places.append(disk["place"])
+    assert places == [
+        "ide.0, unit 0",
+        "virtio-scsi-0.0, channel 0, scsi-id 0, lun 0",
+        "pcie.0 14.0",
+    ]
+    drive = facts["disk:drive"]
+    assert isinstance(drive, dict)
+    assert (drive["device"], drive["removable"], drive["size"]) == ("ide-cd", True, None)
 
 
 @pytest.mark.qemu
@@ -303,6 +329,40 @@ def test_a_detector_recognises_its_line(line: str) -> None:
     detector.feed(line.encode() + b"\r\n", 1.0)
     name, detail = SHOWN[line]
     assert {one.name: one.detail for one in detector.seen}[name] == detail
+
+
+GLUED = {
+    # Cut within a name, after it, before it, by several lines, and with nothing left to follow.
+    b"[  OK  ] Reached target multi-us[   12.5] IPv6: up\r\ner.target - X.\r\n": "multi-user",
+    b"[  OK  ] Reached target ssh.target[   12.5] up\r\n - X.\r\n": "ssh",
+    b"[  OK  ] Reached target net.target[   12.5] up\r\n\r\nNext line\r\n": "net",
+    b"[  OK  ] Reached target Basic[   12.5] up\r\n\r\nNext line\r\n": "Basic",
+    b"[  OK  ] Reached tar[   12.5] a\r\n[   12.6] b\r\nget a.target - X.\r\n": "a",
+    b"[  OK  ] Reached target swap.target - X.[   12.5] up\r\n\r\nNext\r\n": "swap",
+}
+
+
+@pytest.mark.parametrize("console", GLUED)
+def test_a_line_that_the_kernel_printed_into_is_put_together(console: bytes) -> None:
+    console = console.replace(b"12.", b"12.00000")
+    for step in (1, 11, len(console)):
+        detector = Detector()
+        for start in range(0, len(console), step):
+            detector.feed(console[start : start + step], 1.0)
+        assert [one.name for one in detector.seen] == [f"target {GLUED[_key(console)]}"]
+
+
+def _key(console: bytes) -> bytes:
+    return console.replace(b"12.00000", b"12.")
+
+
+def test_what_is_expected_may_be_cut_by_the_kernel_as_well() -> None:
+    detector = Detector(["Started app", "ready"])
+    detector.feed(b"Started a[    1.000000] x: y\r\npp. ready\r\n", 1.0)
+    assert detector.missing == ()
+    twice = Detector(["ready", "ready"])
+    twice.feed(b"ready once [    1.000000] x: y\r\nand on\r\n", 1.0)
+    assert twice.missing == ("ready",)
 
 
 def test_detectors_have_one_name_for_one_thing() -> None:
