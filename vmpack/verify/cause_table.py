@@ -155,14 +155,14 @@ CAUSES: tuple[Cause, ...] = (
     # What the machine is made of.
     Cause(
         HARDWARE,
-        ("cpu-model*", "cpu*model*"),
+        ("cpu-model*", "cpu-host*", "cpu*model*"),
         "this accelerator presents the CPU model otherwise ({recorded_accel} then, {accel} now); "
         "--accel takes the recorded one",
         when="accel",
     ),
     Cause(
         HARDWARE,
-        ("cpu-model*", "cpu*model*", "cpu-type*"),
+        ("cpu-model*", "cpu-host*", "cpu*model*"),
         "the CPU model or a feature of it was changed in the config, or this QEMU defines the "
         "model otherwise: pin a versioned model such as Nehalem-v1",
     ),
@@ -173,7 +173,7 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         BOTH,
-        ("cpu-flag:*", "cpu.*", "vulnerability:*"),
+        ("cpu-flag:*", "cpu", "cpu.*", "vulnerability:*"),
         "the guest's CPU has other features: the CPU model was changed, or the accelerator cannot "
         "provide all of it ({recorded_accel} then, {accel} now)",
     ),
@@ -205,10 +205,11 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         BOTH,
-        ("pci*", "device:*", "usb:*", "virtio:*", "tpm*", "framebuffer:*"),
+        ("pci*", "device:*", "usb:*", "virtio:*", "tpm*", "framebuffer:*", "display*", "serial:*"),
         "a device was added, removed or moved, or its driver is not loaded: compare the config's "
         "devices and addresses, and the guest's modules",
     ),
+    Cause(HARDWARE, ("watchdog*",), "the watchdog was added or removed in the config"),
     Cause(
         BOTH,
         ("rtc*", "clock*"),
@@ -216,7 +217,7 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         BOTH,
-        ("dmi:*", "smbios*", "uuid*", "serial*"),
+        ("dmi:*", "smbios*", "uuid*"),
         "the machine's identity was changed: uuid or smbios in the config, or it was packed with "
         "another --identity",
     ),
@@ -323,6 +324,17 @@ CAUSES: tuple[Cause, ...] = (
         ("mount:*", "swap:*"),
         "a file system is mounted otherwise: a disk is missing or has another UUID, or /etc/fstab "
         "was changed",
+    ),
+    Cause(
+        GUEST,
+        ("locale:*", "keyboard:*", "timezone*"),
+        "the guest's language, keyboard or time zone was changed",
+    ),
+    Cause(GUEST, ("init*",), "another program is process 1: the boot loader asks for another init"),
+    Cause(
+        GUEST,
+        ("kernel-taint*",),
+        "the kernel met an error, or took a module of another maker: its log in the guest says why",
     ),
     Cause(GUEST, ("root-full*",), "the root file system has no room left"),
     Cause(
