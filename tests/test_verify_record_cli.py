@@ -280,3 +280,34 @@ def test_a_record_of_before_a_change_is_told(
     assert any("of another machine" in line for line in said(capsys, "info", other))
     with Bundle.open(other) as opened:
         assert own_record(opened) == record
+
+
+def test_as_another_hypervisor_less_is_promised(
+    recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = said(capsys, "verify", recorded, "--as", "vmware", *TCG)
+    assert (
+        "  changed on purpose (--as vmware): ending, milestones and own checks are promised"
+        in lines
+    )
+    (row,) = (line for line in lines if line.strip().startswith("virtual hardware"))
+    assert "drift" in row
+    assert any(line.startswith("note: disk root: on pvscsi") for line in lines)
+    assert lines[-1] == "it behaves as recorded"
+    assert run(["verify", str(recorded), "--as", "azure"]) == 125
+    assert "lint" in capsys.readouterr().err
+
+
+def test_a_deterministic_boot_is_kept_and_replayed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = sector_bundle(tmp_path, "poweroff", f"cpu.cores = 1\n{POWERS_OFF}")
+    said(capsys, "verify", path, "--record", "--exact", "--boots", 1, *TCG)
+    lines = said(capsys, "verify", path, "--exact", *TCG)
+    assert any(line.startswith("replay: same: ") for line in lines)
+    assert document(capsys, "verify", path, "--exact", *TCG)["hosts"][0]["exact"]["good"] is True
+    (line,) = (line for line in said(capsys, "info", path) if line.startswith("record"))
+    assert line.endswith("; with one to replay")
+    # A new record without one leaves nothing of it behind.
+    said(capsys, "verify", path, "--record", "--boots", 1, *TCG)
+    assert not any("replay" in line for line in said(capsys, "info", path))

@@ -163,7 +163,7 @@ def _promised(host: HostResult, comparison: Comparison) -> str:
         return f"changed on purpose ({words}): ending, milestones and own checks are promised"
     if comparison.relation == "same-host":
         return "the same QEMU version, accelerator and firmware as when it was recorded"
-    return "another QEMU version, accelerator or firmware than when it was recorded: less is promised"
+    return "another QEMU version, accelerator or firmware than when recorded: less is promised"
 
 
 def _compared_with(source: RecordSource | None) -> Iterator[str]:
