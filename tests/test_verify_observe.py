@@ -238,9 +238,11 @@ def test_devices_behind_a_bridge_have_their_own_bus() -> None:
 
 
 def test_events_that_repeat_count_once() -> None:
-    reset = {"event": "RESET", "data": {"guest": True, "reason": "guest-reset"}}
+    reset: dict[str, object] = {"event": "RESET", "data": {"guest": True, "reason": "guest-reset"}}
     events: list[dict[str, object]] = [
-        *(reset, {"event": "RTC_CHANGE", "data": {"offset": 1}}, reset),
+        reset,
+        {"event": "RTC_CHANGE", "data": {"offset": 1}},
+        reset,
         {"event": "SHUTDOWN", "data": {"guest": True, "reason": "guest-shutdown"}},
     ]
     facts = ending_facts(Ending("unexpected", "", "guest-shutdown", resets=1), events)
