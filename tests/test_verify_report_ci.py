@@ -150,7 +150,7 @@ def test_junit_is_xml_whatever_a_guest_says(tmp_path: Path) -> None:
             assert (found.get("classname") or "").count(".") == 1
     big = junit(many())
     assert len(big) < 3_000_000
-    assert b"and 19800 more: see report.json" in big
+    assert b"and 2800 more: see report.json" in big
 
 
 # GitHub
@@ -202,7 +202,7 @@ def test_annotations_are_ours_alone(make: Callable[[], ReportInput]) -> None:
         assert sum(each == sort for each, _, _ in found) <= 10
     assert sum(map(len, lines)) < 100_000
     if make is many:
-        assert found[9][2] == "and 59991 more: see the report"
+        assert found[9][2] == "and 8991 more: see the report"
 
 
 def test_a_guest_cannot_command_the_runner() -> None:
@@ -262,6 +262,7 @@ def test_the_summary_is_no_markdown_of_a_guest(make: Callable[[], ReportInput]) 
     assert len(text.encode()) < 1_000_000
     # A blank line would end the HTML, and begin Markdown.
     assert "\n\n" not in text.rstrip("\n")
+    text = text[:200_000]
     root = html5lib.parseFragment(text, treebuilder="etree", namespaceHTMLElements=False)
     allowed = {"h2", "p", "b", "code", "table", "tbody", "tr", "th", "td", "pre"}
     allowed |= {"details", "summary", "DOCUMENT_FRAGMENT"}

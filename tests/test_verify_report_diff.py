@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,7 @@ from vmpack.verify.model import Difference
 from vmpack.verify.report.diff import LINES, Row, folded, side_by_side
 from vmpack.verify.report.timeline import timeline
 
+ROOT = Path(__file__).resolve().parents[1]
 LINE = st.lists(st.sampled_from("abcdefgh"), max_size=24)
 
 
@@ -124,3 +127,15 @@ def test_a_timeline_tells_what_the_comparison_found() -> None:
     assert [row.name for row in found.rows if row.missing] == ["target b"]
     assert [row.name for row in found.rows if row.added] == ["kernel"]
     assert timeline([reports.boot(times={})], {}, None) is None
+
+
+def test_each_clause_of_the_page_is_checked() -> None:
+    page = (ROOT / "specs" / "report-v1.md").read_text()
+    clauses = re.findall(r"^- \*\*(REP-[A-Z]+-\d+)\*\*", page, re.M)
+    assert len(clauses) == len(set(clauses)) > 25
+    names = ["test_action.py", *(path.name for path in ROOT.glob("tests/test_verify_report_*.py"))]
+    tests = "".join((ROOT / "tests" / name).read_text() for name in names)
+    named = set(re.findall(r"REP-[A-Z]+-\d+", tests))
+    for area, first, last in re.findall(r"REP-([A-Z]+)-(\d+) to REP-[A-Z]+-(\d+)", tests):
+        named |= {f"REP-{area}-{number}" for number in range(int(first), int(last) + 1)}
+    assert named == set(clauses)

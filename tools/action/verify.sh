@@ -3,7 +3,11 @@
 # vmpack itself writes annotations, summary and outputs. specs/report-v1.md, REP-ACT-1 and REP-ACT-3.
 set -euo pipefail
 
-: "${VMPACK:?}" "${VMPACK_INPUT_BUNDLE:?the input 'bundle' is missing}" "${GITHUB_OUTPUT:?}"
+: "${VMPACK:?}" "${GITHUB_OUTPUT:?}"
+if [ -z "${VMPACK_INPUT_BUNDLE:-}" ]; then
+    echo "::error title=vmpack::the input bundle is missing: the .vmpack file to boot"
+    exit 2
+fi
 
 arguments=(verify)
 
