@@ -41,7 +41,7 @@ def found(comparison: Comparison) -> list[tuple[str, str, str]]:
 
 
 def test_the_page_has_the_table_of_layers() -> None:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for row in LAYERS:
         rows.append((row.name, row.title, row.kind, *row.promise))
         rows += [(f"{row.name}` `{glob}", "-", row.kind, *pair) for glob, pair in row.items.items()]
@@ -197,7 +197,7 @@ def test_other_hardware_on_purpose_promises_how_it_ends() -> None:
     """BHV-CMP-6: and milestones and checks."""
     facts: dict[str, Any] = {"x:1": "a"}
     other: dict[str, Any] = {"x:1": "b"}
-    names = [row.name for row in LAYERS if row.kind == "facts"]
+    names: list[str] = [row.name for row in LAYERS if row.kind == "facts"]
     result = compare(
         seen(**dict.fromkeys(names, facts)), seen(IMITATED, **dict.fromkeys(names, other))
     )
@@ -398,16 +398,16 @@ def test_every_bad_ending_and_every_kind_has_a_cause() -> None:
                 kind
             )
     for name, kinds in KINDS.items():
-        for kind in kinds:
-            item = f"{kind}:x"
+        for known in kinds:
+            item = f"{known}:x"
             assert any(
                 name in row.layers
                 and row.when is None
                 and any(
-                    fnmatch.fnmatchcase(text, glob) for glob in row.items for text in (item, kind)
+                    fnmatch.fnmatchcase(text, glob) for glob in row.items for text in (item, known)
                 )
                 for row in CAUSES
-            ), (name, kind)
+            ), (name, known)
 
 
 def test_causes_are_safe_to_print() -> None:

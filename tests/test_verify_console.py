@@ -26,7 +26,7 @@ RULE_ROWS = rows_of("Rule", "Kind", "Before", "After")
 
 
 def lines_of(*texts: str) -> Facts:
-    return {"lines": list(texts)}
+    return {"lines": [*texts]}
 
 
 def kernel(count: int) -> list[str]:
@@ -122,7 +122,7 @@ def test_nothing_and_something_are_not_alike() -> None:
 
 def test_lines_that_come_sometimes_do_not_count() -> None:
     """BHV-CON-5: however often they come."""
-    recorded: Facts = {"lines": kernel(6), "sometimes": ["noise"]}
+    recorded: Facts = {"lines": [*kernel(6)], "sometimes": ["noise"]}
     result = compare_console(recorded, lines_of("noise", *kernel(6), "noise"))
     assert (result.multiset, result.sequence, result.differing) == (1.0, 1.0, ())
 
