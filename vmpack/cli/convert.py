@@ -27,6 +27,7 @@ from vmpack.cli.options import (
     PARENT,
     REPORT,
     STRICT,
+    VERIFY_BOOT,
     Argument,
     Command,
     backing,
@@ -36,6 +37,7 @@ from vmpack.cli.options import (
     target_options,
     whole,
 )
+from vmpack.cli.proof import boot_options, proof_dict, proof_lines
 from vmpack.errors import UsageError
 from vmpack.units import format_size
 
@@ -49,11 +51,10 @@ if TYPE_CHECKING:
 STDOUT = "-"
 
 
-def run(console: Console, arguments: SimpleNamespace) -> None:
-    """Convert, and say what was written."""
+def run(console: Console, arguments: SimpleNamespace) -> int:
+    """Convert, and say what was written; with ``--verify-boot`` the boot's exit code."""
     if arguments.to is not None:
-        _transfer(console, arguments)
-        return
+        return _transfer(console, arguments)
     _require_image(arguments)
     options = format_options(arguments.options)
     if arguments.target == STDOUT and console.json and not arguments.dry_run:
@@ -88,12 +89,23 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
             force=arguments.force,
             progress=progress,
         )
+        proof = None
+        if arguments.verify_boot:
+            from vmpack.ops.verify_boot import prove_image
+
+            proof = prove_image(result, progress=progress)
     if arguments.target != STDOUT or arguments.dry_run:
-        console.done(result.as_dict(), _lines(result))
+        lines = [*_lines(result), *proof_lines(console, proof)]
+        console.done({**result.as_dict(), **proof_dict(proof)}, lines)
+    return 0 if proof is None else proof.exit_code
 
 
 def _require_image(arguments: SimpleNamespace) -> None:
     """Without ``--to`` one image is converted: what is for a whole machine has no place."""
+    if arguments.verify_boot and (arguments.target == STDOUT or arguments.dry_run):
+        raise UsageError(
+            "there is no image to boot", field="--verify-boot", hint="write to a file, for real"
+        )
     given = {
         "--disk": bool(arguments.disks),
         "--identity": arguments.identity != "keep",
@@ -108,7 +120,7 @@ def _require_image(arguments: SimpleNamespace) -> None:
             raise UsageError("is for a whole machine", field=flag, hint="add --to TARGET")
 
 
-def _transfer(console: Console, arguments: SimpleNamespace) -> None:
+def _transfer(console: Console, arguments: SimpleNamespace) -> int:
     """A whole machine, straight from one hypervisor to another."""
     import time
 
@@ -153,10 +165,11 @@ def _transfer(console: Console, arguments: SimpleNamespace) -> None:
             lint=not arguments.no_lint,
             force=arguments.force,
             verify=not arguments.no_verify,
+            boot=boot_options(arguments),
             workers=arguments.workers,
             progress=progress,
         )
-    show_export(console, result, begun, arguments.report)
+    return show_export(console, result, begun, arguments.report)
 
 
 def _lines(result: ConvertResult) -> Iterator[str]:
@@ -222,6 +235,7 @@ COMMAND = Command(
         REPORT,
         DIGEST,
         NO_VERIFY,
+        VERIFY_BOOT,
         option("--dry-run", name="dry_run", help="say what would be done, write nothing"),
         FORCE,
     ),

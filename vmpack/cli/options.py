@@ -246,6 +246,13 @@ NO_VERIFY = option(
 )
 
 
+VERIFY_BOOT = option(
+    "--verify-boot",
+    name="verify_boot",
+    help="boot what was written, as the target would show it, and end as vmpack verify does",
+)
+
+
 def target_options(arguments: SimpleNamespace) -> dict[str, str]:
     """The options of a hypervisor as target that were given."""
     given = {"manifest": arguments.manifest, "ovf-version": arguments.ovf_version}

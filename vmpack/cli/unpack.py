@@ -18,11 +18,13 @@ from vmpack.cli.options import (
     OVF_VERSION,
     REPORT,
     STRICT,
+    VERIFY_BOOT,
     Argument,
     Command,
     option,
     target_options,
 )
+from vmpack.cli.proof import boot_options, proof_dict, proof_lines
 from vmpack.cli.reports import finding_lines, report_lines
 from vmpack.errors import UsageError
 
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
     from vmpack.ops.unpack import UnpackResult
 
 
-def run(console: Console, arguments: SimpleNamespace) -> None:
-    """Unpack, and say which files there are now."""
+def run(console: Console, arguments: SimpleNamespace) -> int:
+    """Unpack, and say which files there are now; with ``--verify-boot`` the boot's exit code."""
     if arguments.folder is None:
         raise UsageError("no folder to write is named", field="-o", hint="add -o DIR")
     from vmpack.tuning import tune_process
@@ -48,8 +50,7 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
 
             require_place(arguments.report)
         result = _export(console, arguments)
-        show_export(console, result, begun, arguments.report)
-        return
+        return show_export(console, result, begun, arguments.report)
     _require_plain(arguments)
     from vmpack.ops.unpack import unpack
 
@@ -62,7 +63,14 @@ def run(console: Console, arguments: SimpleNamespace) -> None:
             verify=not arguments.no_verify,
             progress=progress,
         )
-    console.done(unpacked.as_dict(), _lines(unpacked, seconds(time.monotonic() - begun)))
+        proof = None
+        if arguments.verify_boot:
+            from vmpack.ops.verify_boot import prove_unpacked
+
+            proof = prove_unpacked(unpacked, progress=progress)
+    lines = [*_lines(unpacked, seconds(time.monotonic() - begun)), *proof_lines(console, proof)]
+    console.done({**unpacked.as_dict(), **proof_dict(proof)}, lines)
+    return 0 if proof is None else proof.exit_code
 
 
 def _require_plain(arguments: SimpleNamespace) -> None:
@@ -100,19 +108,25 @@ def _export(console: Console, arguments: SimpleNamespace) -> ExportResult:
             lint=not arguments.no_lint,
             force=arguments.force,
             verify=not arguments.no_verify,
+            boot=boot_options(arguments),
             progress=progress,
         )
 
 
 def show_export(
     console: Console, result: ExportResult, begun: float, report: str | None = None
-) -> None:
-    """Print what was written for a hypervisor, what was lost, and how to import it."""
+) -> int:
+    """Print what was written for a hypervisor, what was lost, and how to import it.
+
+    The exit code: that of the boot of it, where there was one.
+    """
     if report is not None:
         from vmpack.ops.reporting import write_report
 
         write_report(report, result.report)
-    console.done(result.as_dict(), _export_lines(result, seconds(time.monotonic() - begun)))
+    told = [*_export_lines(result, seconds(time.monotonic() - begun))]
+    console.done(result.as_dict(), [*told, *proof_lines(console, result.proof)])
+    return 0 if result.proof is None else result.proof.exit_code
 
 
 def _export_lines(result: ExportResult, took: str) -> Iterator[str]:
@@ -162,6 +176,7 @@ COMMAND = Command(
         STRICT,
         REPORT,
         NO_VERIFY,
+        VERIFY_BOOT,
         FORCE,
     ),
     run,

@@ -28,6 +28,7 @@ from vmpack.source import ByteSource
 if TYPE_CHECKING:
     from vmpack.hypervisors.base import Hypervisor
     from vmpack.ops.lint_codes import LintFinding
+    from vmpack.ops.verify_boot import BootProof
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class ExportResult:
     sync_seconds: float
     findings: tuple[LintFinding, ...] = ()
     """What lint says of the machine there; nothing that the target cannot hold."""
+    proof: BootProof | None = None
+    """The boot of what was written, where that was asked for."""
 
     def as_dict(self) -> dict[str, object]:
         """The JSON document."""
@@ -58,6 +61,7 @@ class ExportResult:
             "findings": [one.as_dict() for one in self.findings],
             "instructions": list(self.instructions),
             "sync-milliseconds": round(self.sync_seconds * 1000),
+            **({} if self.proof is None else {"verify-boot": self.proof.as_dict()}),
         }
 
 

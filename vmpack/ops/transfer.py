@@ -22,6 +22,7 @@ from vmpack.units import round_up
 if TYPE_CHECKING:
     from vmpack.bundle.reader import Bundle
     from vmpack.machine import MachineConfig
+    from vmpack.runner.options import RunOptions
 
 PathLike = str | os.PathLike[str]
 Identity = Literal["keep", "new", "derive"]
@@ -39,6 +40,7 @@ def export_bundle(
     lint: bool = True,
     force: bool = False,
     verify: bool = True,
+    boot: RunOptions | None = None,
     workers: int | None = None,
     progress: Progress = SILENT,
 ) -> ExportResult:
@@ -47,6 +49,7 @@ def export_bundle(
     ``options`` are the target's own (``manifest``: ``sha256``, ``sha1`` or ``none``).
     ``in_place`` leaves the disks in the bundle, where the target can use them there. Without
     ``lint`` a machine that the target cannot hold, as far as vmpack knows, is written all the same.
+    With ``boot`` what was written is booted (:mod:`vmpack.ops.verify_boot`), so run.
     Raises as :func:`vmpack.ops.exporting.export`, and what opening the bundle raises.
     """
     from vmpack.bundle import Bundle
@@ -56,6 +59,12 @@ def export_bundle(
     if in_place and to != "libvirt":
         raise UsageError(
             f"{to} cannot use disks inside a bundle", field="--in-place", hint="drop --in-place"
+        )
+    if in_place and boot is not None:
+        raise UsageError(
+            "no disk is written that could be booted",
+            field="--verify-boot",
+            hint="the disks stay in the bundle: vmpack verify boots it",
         )
     with Bundle.open(bundle) as opened, ExitStack() as stack:
         manifest = opened.manifest
@@ -77,7 +86,8 @@ def export_bundle(
             if in_place
             else {},
         )
-        return export(
+        _require_provable(config, to, boot)
+        result = export(
             target,
             machine,
             readers,
@@ -90,6 +100,7 @@ def export_bundle(
             workers=workers,
             progress=progress,
         )
+    return _proven(result, machine, boot, progress)
 
 
 def transfer(
@@ -108,6 +119,7 @@ def transfer(
     lint: bool = True,
     force: bool = False,
     verify: bool = True,
+    boot: RunOptions | None = None,
     workers: int | None = None,
     progress: Progress = SILENT,
 ) -> ExportResult:
@@ -130,6 +142,7 @@ def transfer(
             lint=lint,
             force=force,
             verify=verify,
+            boot=boot,
             workers=workers,
             progress=progress,
         )
@@ -157,6 +170,7 @@ def transfer(
             options=dict(options or {}),
             folder=os.path.abspath(os.fspath(out_dir)),
         )
+        _require_provable(machine.config, to, boot)
         result = export(
             target,
             machine,
@@ -170,11 +184,29 @@ def transfer(
             workers=workers,
             progress=progress,
         )
-        if gathered.report is None:
-            return result
-        return replace(
-            result, report={"import": gathered.report.as_dict(), "export": dict(result.report)}
-        )
+        if gathered.report is not None:
+            told = {"import": gathered.report.as_dict(), "export": dict(result.report)}
+            result = replace(result, report=told)
+    return _proven(result, machine, boot, progress)
+
+
+def _require_provable(config: MachineConfig, to: str, boot: RunOptions | None) -> None:
+    if boot is not None:
+        from vmpack.ops.verify_boot import require_provable
+
+        require_provable(config, to)
+
+
+def _proven(
+    result: ExportResult, machine: Machine, boot: RunOptions | None, progress: Progress
+) -> ExportResult:
+    """The result, with the boot of what was written where that was asked for."""
+    if boot is None:
+        return result
+    from vmpack.ops.verify_boot import prove_export
+
+    proof = prove_export(result, machine.config, machine.blobs, options=boot, progress=progress)
+    return replace(result, proof=proof)
 
 
 def _bundle_disk(bundle: Bundle, disk_id: str, exact_size: int) -> ImageReader:
