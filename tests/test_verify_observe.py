@@ -108,6 +108,19 @@ def test_hardware_is_named_as_the_config_names_it(boots: Mapping[str, Boot]) -> 
 
 
 @pytest.mark.qemu
+def test_a_text_screen_has_its_words(boots: Mapping[str, Boot]) -> None:
+    """BHV-PIC-9: what the firmware says of itself is another picture, and the same text."""
+    pictures = [observation(boots[host]).layers["picture"]["screen"] for host in HOSTS]
+    words = []
+    for picture in pictures:
+        assert isinstance(picture, dict)
+        words.append(picture["words"])
+    assert words[0] == ["Booting from Hard Disk..."]
+    assert words == [words[0]] * 3
+    assert len({str(picture) for picture in pictures}) > 1
+
+
+@pytest.mark.qemu
 def test_two_boots_on_one_qemu_are_equal(boots: Mapping[str, Boot]) -> None:
     first, again = observation(boots["machine"]), observation(boots["machine again"])
     exact = [row.name for row in LAYERS if row.promise[0] == "exact" and row.name in first.layers]

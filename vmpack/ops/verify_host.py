@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vmpack.runner.milestones import Reached
     from vmpack.runner.options import Qemu
     from vmpack.runner.preflight import Pin
-    from vmpack.verify.boot import Boot
+    from vmpack.verify.boot import Boot, End
     from vmpack.verify.model import Comparison
     from vmpack.verify.record import Record
     from vmpack.verify.replay import ExactResult, Replay
@@ -172,6 +172,21 @@ def require_pins(pins: Sequence[Pin]) -> None:
     )
 
 
+def _end(task: Task, done: list[Boot]) -> End | None:
+    """Where a boot ends: as the record's did, or as the first one of those that make a record."""
+    if task.expected is not None:
+        return task.expected.end
+    return done[0].end if done else None
+
+
+def _means(task: Task, done: list[Boot]) -> str | None:
+    """How the guest is asked: as it was before, so that its agent is waited for."""
+    before = done[0].observation if done else None
+    if task.expected is not None:
+        before = task.expected.observation
+    return next(iter(before.means), None) if before is not None else None
+
+
 async def _boots(
     bundle: Bundle,
     task: Task,
@@ -204,7 +219,8 @@ async def _boots(
                 config=task.config,
                 host_name=name,
                 changed=task.all_changed,
-                end=None if task.expected is None else task.expected.end,
+                end=_end(task, done),
+                means=_means(task, done),
                 on_reached=reached,
             )
             done.append(boot)
