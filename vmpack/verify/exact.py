@@ -221,7 +221,7 @@ async def _bounded(log: int, session: Session) -> AsyncIterator[None]:
     if grown:
         raise UnsupportedError(
             f"the boot's log or console is longer than {MAX_LOG >> 20} or {MAX_CONSOLE >> 20} MiB",
-            clause="BHV-EXACT-3",
+            clause="BHV-EXACT-4",
             hint="leave --exact out, or let the boot end earlier: [expected] milestones",
         )
 
