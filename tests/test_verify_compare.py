@@ -198,10 +198,9 @@ def test_other_hardware_on_purpose_promises_how_it_ends() -> None:
     facts: dict[str, Any] = {"x:1": "a"}
     other: dict[str, Any] = {"x:1": "b"}
     names: list[str] = [row.name for row in LAYERS if row.kind == "facts"]
-    result = compare(
-        seen(**dict.fromkeys(names, facts)), seen(IMITATED, **dict.fromkeys(names, other))
-    )
-    promised = {d.layer: d.promise for d in result.differences}
+    sides: list[Any] = [dict.fromkeys(names, each) for each in (facts, other)]
+    result = compare(seen(**sides[0]), seen(IMITATED, **sides[1]))
+    promised: dict[str, str] = {d.layer: d.promise for d in result.differences}
     assert {name for name in names if promised[name] != "none"} == {
         "ending",
         "milestones",
