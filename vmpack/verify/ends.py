@@ -37,6 +37,9 @@ firmware, boot loaders and graphical start screens wait for 3 to 5 seconds."""
 STILL_OPERATIONS = 16
 """Block operations in that time that do not count: systems write their logs now and then."""
 
+PRINTING = 4
+"""A console that has printed is waited for so many times as long, once the agent answers."""
+
 TARGETS = ("graphical", "multi-user", "default", "emergency", "rescue")
 
 
@@ -129,7 +132,8 @@ class AgentWatch(_Background):
             await agent.ready(1e9)
         except VmpackError:
             return
-        still = Quiet(self._session, Pause(STILL_S, 1e9))
+        # Its login may yet come: services are started side by side.
+        still = Quiet(self._session, Pause(PRINTING * STILL_S, 1e9))
         while not self._alone and self._session.console.total and not still.enough:
             await asyncio.sleep(SAMPLE_S / 2)
         self.over = True

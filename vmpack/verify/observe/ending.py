@@ -22,9 +22,6 @@ RESUME, RTC_CHANGE, BALLOON_CHANGE, NIC_RX_FILTER_CHANGED, VSERPORT_CHANGE)."""
 
 MAX_EVENTS = 100
 
-DECIDED = frozenset({"timeout", "interrupted"})
-"""Endings that this process made, not the machine."""
-
 
 def event_names(events: Iterable[Mapping[str, Any]]) -> list[str]:
     """The deterministic events in their order, each with its reason: ``SHUTDOWN guest-reset``.
