@@ -15,6 +15,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -223,20 +224,26 @@ def test_a_full_disk_there_is_told(far: Sshd, off: Path, tmp_path: Path) -> None
 
 
 def there_is_nothing(far: Sshd) -> bool:
-    return not far.qemus() and not any("vmpack" in line for line in far.pids().values())
+    """Nothing but sshd."""
+    return all("sshd" in line.split()[0] for line in far.pids().values())
 
 
-def started(far: Sshd, bundle: Path) -> subprocess.Popen[bytes]:
-    words = words_of(bundle, far.hosts_toml())
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+@contextmanager
+def started(words: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A vmpack that is gone afterwards, also when the test fails."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_nothing_runs_on_when_sshd_is_killed(far: Sshd, forever: Path, seed: int) -> None:
     """HOSTS-TETHER-1, HOSTS-SSH-4: at a random moment, from the first command to the guest."""
     chance = random.Random(seed)
-    process = started(far, forever)
-    try:
+    with started(words_of(forever, far.hosts_toml())) as process:
         stage = chance.choice(["verify --output", "qemu-system", "sh -c", "qemu-system"])
         far.wait_for(lambda: any(stage in line for line in far.pids().values()), stage)
         # Any moment will do: nothing here depends on how long it is.
@@ -245,8 +252,6 @@ def test_nothing_runs_on_when_sshd_is_killed(far: Sshd, forever: Path, seed: int
         said, _ = process.communicate(timeout=DEADLINE_S)
         far.wait_for(lambda: not far.qemus(), "the end of QEMU")
         far.wait_for(lambda: there_is_nothing(far), "the end of vmpack")
-    finally:
-        process.kill()
         far.start()
     told = json.loads(said)["hosts"][0]
     assert (process.returncode, told["kind"]) == (125, "remote"), told
@@ -256,17 +261,19 @@ def test_nothing_runs_on_when_sshd_is_killed(far: Sshd, forever: Path, seed: int
 @pytest.mark.parametrize("who", ["vmpack", "ssh", "interrupt"])
 def test_nothing_runs_on_when_the_connection_ends_here(far: Sshd, forever: Path, who: str) -> None:
     """HOSTS-TETHER-1, HOSTS-TETHER-3, HOSTS-RUN-4."""
-    process = started(far, forever)
-    far.wait_for(lambda: bool(far.qemus()), "QEMU")
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    (client,) = [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == "ssh\n"]
-    if who == "ssh":
-        os.kill(client, signal.SIGKILL)
-    else:
-        process.send_signal(signal.SIGKILL if who == "vmpack" else signal.SIGINT)
-    said, _ = process.communicate(timeout=DEADLINE_S)
-    far.wait_for(lambda: there_is_nothing(far), "the end of vmpack")
-    assert process.returncode == {"vmpack": -9, "ssh": 125, "interrupt": 130}[who]
+    with started(words_of(forever, far.hosts_toml())) as process:
+        far.wait_for(lambda: bool(far.qemus()), "QEMU")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        (client,) = [
+            int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == "ssh\n"
+        ]
+        if who == "ssh":
+            os.kill(client, signal.SIGKILL)
+        else:
+            process.send_signal(signal.SIGKILL if who == "vmpack" else signal.SIGINT)
+        said, _ = process.communicate(timeout=DEADLINE_S)
+        far.wait_for(lambda: there_is_nothing(far), "the end of vmpack")
+        assert process.returncode == {"vmpack": -9, "ssh": 125, "interrupt": 130}[who]
     if who == "ssh":
         assert "broke" in json.loads(said)["hosts"][0]["error"]["message"]
 
@@ -275,33 +282,24 @@ def test_nothing_runs_on_when_the_connection_ends_here(far: Sshd, forever: Path,
 def test_verify_ends_with_its_input(forever: Path, how: str) -> None:
     """HOSTS-TETHER-1, HOSTS-TETHER-2."""
     words = [sys.executable, "-m", "vmpack", "verify", "-v", "--accel", "tcg", str(forever)]
-    process = subprocess.Popen(
-        [*words, "--end-with-stdin"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdin is not None
-    assert process.stderr is not None
-    process.stdin.write(b"hello\n60\n\n99999\n60")
-    process.stdin.flush()
-    assert b"echo" in process.stderr.readline()
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    guests = [os.pidfd_open(int(pid)) for pid in children]
-    assert len(guests) == 1
-    if how == "end":
-        process.stdin.close()
-    else:
-        process.stdin.write(b"\n1\n")
+    with started([*words, "--end-with-stdin"]) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(b"hello\n60\n\n99999\n60")
         process.stdin.flush()
-    assert process.wait(DEADLINE_S) == 130
-    assert process.stderr.read() == b"vmpack: interrupted\n"
-    assert select.select(guests, [], [], DEADLINE_S)[0] == guests
-    os.close(guests[0])
-    process.stdin.close()
-    assert process.stdout is not None
-    process.stdout.close()
-    process.stderr.close()
+        assert b"echo" in process.stderr.readline()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        guests = [os.pidfd_open(int(pid)) for pid in children]
+        assert len(guests) == 1
+        if how == "end":
+            process.stdin.close()
+        else:
+            process.stdin.write(b"\n1\n")
+            process.stdin.flush()
+        assert process.wait(DEADLINE_S) == 130
+        assert process.stderr.read() == b"vmpack: interrupted\n"
+        assert select.select(guests, [], [], DEADLINE_S)[0] == guests
+        os.close(guests[0])
 
 
 def archive(files: dict[str, bytes]) -> io.BytesIO:

@@ -57,8 +57,8 @@ _PROBE = _PLACE + (
 )
 # $5 size in bytes.
 _COPY = _PLACE + (
-    'echo "$m"; t=.vmpack-$$-copy; trap "rm -f $t" EXIT; cat >$t || exit 73; [ $(wc -c <$t) -eq $5 ] || '
-    'exit 74; chmod 444 $t && mv -f -- $t "$n" || exit 73; exit 0'
+    'echo "$m"; t=.vmpack-$$-copy; trap "rm -f $t" EXIT; cat >$t || exit 73; '
+    '[ $(wc -c <$t) -eq $5 ] || exit 74; chmod 444 $t && mv -f -- $t "$n" || exit 73; exit 0'
 )
 # $5 verify or record, $6 name of the record to compare with or nothing; then options of verify.
 # A broken pipe must not end the shell before it has removed what it made.
