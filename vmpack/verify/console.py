@@ -68,6 +68,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("clock", "drop", re.compile(r"\b(?:hrtimer|tsc|clocksource|sched_clock)\b", re.I)),
     Rule("apic-calibration", "drop", re.compile(r"\bAPIC delta\b|\bcalibrat", re.I)),
+    Rule("cpu-time", "drop", re.compile(r": Consumed (?:[\d.]{1,12}[a-z]{1,3} ){1,4}CPU time")),
     Rule("random", "drop", re.compile(r"\bcrng\b|^random: ")),
     Rule("dmi", "drop", re.compile(r"^(?:SMBIOS|DMI)[: ]")),
     Rule("acpi-address", "drop", re.compile(r"^ACPI: .*\b0x[0-9A-Fa-f]{8,16}\b")),
