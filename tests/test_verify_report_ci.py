@@ -26,6 +26,7 @@ from vmpack.verify.report import (
     write_junit,
 )
 from vmpack.verify.report.github import summary
+from vmpack.verify.report.page import page
 
 TIME = re.compile(r"[0-9]{1,3}\.[0-9]{3}")
 ON = {"GITHUB_ACTIONS": "true"}
@@ -132,6 +133,20 @@ def test_infrastructure_is_an_error_and_a_replay_a_case() -> None:
         found = case(tree(reports.report(replace(good, exact=exact))), "here", "exact")
         assert [child.tag for child in found] == ([tag] if tag else [])
         assert found.get("time") == "1.500"
+
+
+def test_boots_that_are_not_the_same_make_no_record() -> None:
+    """REP-JUNIT-2, REP-GH-1, REP-PAGE-3."""
+    keys = tuple(f"unit:{number}" for number in range(20))
+    host = replace(reports.host("here", [reports.boot()]), unstable={"guest": keys})
+    report = reports.report(host)
+    (failure,) = case(tree(report), "here", "boots")
+    assert failure.get("type") == "unstable"
+    words = "Not the same in each boot: what the guest reports: unit:0, unit:1"
+    assert (failure.text or "").startswith(words)
+    assert [parse(line)[2][: len(words)] for line in github_lines(report)] == [words]
+    assert words in page(report)
+    assert "and 12 more" in page(report)
 
 
 def test_junit_is_xml_whatever_a_guest_says(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ import pytest
 
 from tests.support import reports
 from tests.support.browser import CONTROL, Visit, measure, screenshot
+from vmpack.runner.left_open import LeftOpen
 from vmpack.verify.checks import CheckResult
+from vmpack.verify.compare import compare
 from vmpack.verify.model import Difference, HostFacts
 from vmpack.verify.record import read_record
 from vmpack.verify.report import ReportInput, filled, write_report
@@ -340,6 +342,23 @@ def test_light_and_dark_are_drawn(tmp_path: Path) -> None:
             data = drawn.tobytes()
         colours = {f"#{data[at : at + 3].hex()}" for at in range(0, len(data), 3)}
         assert {schemes()[dark][name] for name in ("card", "text", "bad-tint")} <= colours
+
+
+def test_the_boot_that_differs_is_shown() -> None:
+    """REP-PAGE-3: and beside it the screen of one that went wrong."""
+    same, other = reports.observation(), reports.observation(b"only in the second\n")
+    boots = [
+        reports.boot(seen=one, picture=reports.png(text))
+        for one, text in ((same, "1"), (other, "2"), (same, "3"))
+    ]
+    boots.append(reports.boot("panic", "the guest panicked", picture=reports.png("oops")))
+    host = HostResult("here", tuple(boots), compare(same, other))
+    source = page(reports.report(host, expected=same))
+    assert "only in the second" in source
+    assert "boot 4: end" in source
+    assert source.count("<img ") == 3
+    opened = LeftOpen("tables", "QEMU writes them", "pin them")
+    assert "QEMU writes them pin them" in page(reports.report(replace(host, left_open=(opened,))))
 
 
 def test_the_record_may_be_of_another_machine() -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from vmpack.errors import from_os_error
 from vmpack.verify.report.folder import ReportInput
 from vmpack.verify.report.text import clip, sentence
-from vmpack.verify.report.view import Cell, view
+from vmpack.verify.report.view import Cell, unstable, view
 
 if TYPE_CHECKING:
     from vmpack.verify.report.view import Host, Item, View
@@ -56,6 +56,7 @@ def github_lines(report: ReportInput) -> tuple[str, ...]:
                 tail = [clip(line, 200) for line in boot.ending.console_tail[-5:]]
                 errors.append((title, [clip(boot.ending.message), *(f"| {one}" for one in tail)]))
         differences = host.comparison.differences if host.comparison is not None else ()
+        errors += [(title, [told]) for told in unstable(host)]
         errors += [(title, [sentence(one), clip(one.cause)]) for one in differences if one.counts]
         if host.exact is not None and not host.exact.good:
             errors.append((title, [clip(host.exact.message)]))

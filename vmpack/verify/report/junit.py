@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 from vmpack.binary import escape
 from vmpack.verify.report.folder import PathLike, ReportInput, write_file
 from vmpack.verify.report.text import TITLES, clip, last_lines, layers_of, sentence
+from vmpack.verify.report.view import unstable
 
 if TYPE_CHECKING:
     from vmpack.verify.model import Comparison, Difference
@@ -146,6 +147,10 @@ def _cases(host: HostResult, machine: str) -> Iterator[_Case]:
             yield _Case(name, classname, check.seconds, how, "check", check.message)
     if host.comparison is not None:
         yield from _layers(host.comparison, classname)
+    if host.unstable:
+        told = list(unstable(host))
+        text = "\n".join(told)
+        yield _Case("boots", classname, 0.0, "failure", host.kind, told[0], text)
     if host.exact is not None:
         yield _exact(host.exact, classname)
 

@@ -6,11 +6,10 @@ Texts are free of control characters; the template escapes them for HTML.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vmpack.verify.report.diff import Row, folded, side_by_side
+from vmpack.verify.report.consoles import WIDTH, Diff, console_diff
 from vmpack.verify.report.folder import ReportInput
 from vmpack.verify.report.pictures import Budget, Pair, pairs
 from vmpack.verify.report.text import CODES, TITLES, VERDICTS, clip, last_lines, layers_of, shown
@@ -18,19 +17,14 @@ from vmpack.verify.report.timeline import Timeline, timeline
 
 if TYPE_CHECKING:
     from vmpack.verify.boot import Boot
-    from vmpack.verify.model import Difference, Facts, Observation
+    from vmpack.verify.model import Difference, Observation
     from vmpack.verify.result import HostResult
 
-__all__ = ["KINDS", "Block", "Cell", "Diff", "Ending", "Host", "Item", "View", "view"]
+__all__ = ["KINDS", "Cell", "Ending", "Host", "Item", "View", "unstable", "view"]
 
 DIFFERENCES = 300
 BOOTS = 60
 TAIL = 60
-WIDTH = 300
-"""Characters of a console line."""
-
-BUDGET = 400_000
-"""Characters of one console diff, equal lines that are folded away included."""
 
 KINDS = {
     "expected": "as expected",
@@ -42,6 +36,12 @@ KINDS = {
     "panic": "panicked",
     "no-boot-device": "no boot device",
     "firmware-shell": "firmware shell",
+    "firmware-setup": "firmware setup",
+    "emergency-shell": "emergency shell",
+    "login-missing": "no login prompt",
+    "unstable": "not the same in each boot",
+    "shutdown": "shut down",
+    "interrupted": "interrupted",
     "bootloader-prompt": "boot-loader prompt",
     "qemu-died": "QEMU died",
     "qemu-missing": "no QEMU",
@@ -92,26 +92,6 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """Rows of the console diff that stand together; equal ones are folded away."""
-
-    fold: bool
-    rows: tuple[Row, ...]
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Diff:
-    """The console of the record beside that of a boot."""
-
-    blocks: tuple[Block, ...]
-    missing: int
-    added: int
-    moved: int
-    cut: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Host:
     """One host."""
 
@@ -129,6 +109,8 @@ class Host:
     pictures: tuple[Pair, ...]
     diff: Diff | None
     pins: tuple[tuple[Cell, str, str, str], ...]
+    left_open: tuple[tuple[str, str], ...]
+    """What the pins do not fix, and what that means."""
     notes: tuple[str, ...]
     files: tuple[str, ...]
     row: Mapping[str, Cell]
@@ -195,6 +177,8 @@ def _sentence(host: HostResult) -> str:
     for boot in host.boots:
         if not boot.good:
             return clip(boot.ending.message)
+    if host.unstable:
+        return f"{next(unstable(host))}."
     comparison = host.comparison
     if comparison is not None and not comparison.good:
         layers = layers_of([one.layer for one in comparison.differences if one.counts])
@@ -235,7 +219,7 @@ def _host(number: int, host: HostResult, report: ReportInput, budget: Budget) ->
     counting = [one for one in differences if one.counts]
     others = [one for one in differences if not one.counts]
     kept = others[: max(DIFFERENCES - len(counting), 0)]
-    boot = _compared(host)
+    boot = _compared(host, report.expected)
     facts = host.host_facts or {}
     error = None
     if host.error is not None:
@@ -251,20 +235,29 @@ def _host(number: int, host: HostResult, report: ReportInput, budget: Budget) ->
         drift=tuple(_item(one) for one in kept),
         left_out=len(differences) - len(counting[:DIFFERENCES]) - len(kept),
         timeline=timeline(host.boots[:BOOTS], report.times, comparison),
-        pictures=() if boot is None else tuple(_pictures(boot, report, differences, budget)),
-        diff=None if boot is None else _diff(report.expected, boot.observation),
+        pictures=tuple(_pictures(host, boot, report, differences, budget)),
+        diff=None if boot is None else console_diff(report.expected, boot.observation),
         pins=tuple(_pins(host)),
-        notes=tuple(clip(note) for note in host.notes),
+        left_open=tuple(
+            (clip(one.item, 80), " ".join(filter(None, [clip(one.message), clip(one.hint or "")])))
+            for one in host.left_open
+        ),
+        notes=(*unstable(host), *(clip(note) for note in host.notes)),
         files=host.artefacts,
         row=_row(host, anchor),
     )
 
 
-def _compared(host: HostResult) -> Boot | None:
-    """The boot to look at: the one that is bad or differs is the last, otherwise the first."""
-    if not host.boots:
-        return None
-    return host.boots[0] if host.good else host.boots[-1]
+def _compared(host: HostResult, expected: Observation | None) -> Boot | None:
+    """The boot to look at: the one that the comparison is of, otherwise one that went wrong."""
+    from vmpack.verify.compare import compare
+
+    seen = [(boot, boot.observation) for boot in host.boots if boot.observation is not None]
+    if len(seen) > 1 and expected is not None and host.comparison is not None:
+        for boot, observation in seen:
+            if compare(expected, observation).differences == host.comparison.differences:
+                return boot
+    return next((boot for boot in host.boots if not boot.good), next(iter(host.boots), None))
 
 
 def _row(host: HostResult, anchor: str) -> dict[str, Cell]:
@@ -318,10 +311,29 @@ def _ending(number: int, boot: Boot) -> Ending:
 
 
 def _pictures(
-    boot: Boot, report: ReportInput, differences: Sequence[Difference], budget: Budget
+    host: HostResult,
+    compared: Boot | None,
+    report: ReportInput,
+    differences: Sequence[Difference],
+    budget: Budget,
 ) -> Iterator[Pair]:
+    """Those of the boot that is compared, and of one that went wrong."""
     differing = {one.item for one in differences if one.layer == "picture"}
-    yield from pairs(boot, report.expected, differing, budget)
+    for number, boot in enumerate(host.boots, 1):
+        if boot is compared:
+            yield from pairs(boot, report.expected, differing, budget)
+        elif not boot.good:
+            for pair in pairs(boot, None, set(), budget):
+                yield replace(pair, name=f"boot {number}: {pair.name}")
+
+
+def unstable(host: HostResult) -> Iterator[str]:
+    """A sentence for each layer whose items were not the same in each boot for a record."""
+    for name in layers_of(list(host.unstable or {})):
+        keys = next(keys for layer, keys in (host.unstable or {}).items() if layer == name)
+        more = f" and {len(keys) - 8} more" if len(keys) > 8 else ""
+        told = ", ".join(clip(key, 80) for key in keys[:8])
+        yield f"Not the same in each boot: {TITLES.get(name, clip(name, 60))}: {told}{more}"
 
 
 def _pins(host: HostResult) -> Iterator[tuple[Cell, str, str, str]]:
@@ -330,44 +342,3 @@ def _pins(host: HostResult) -> Iterator[tuple[Cell, str, str, str]]:
         told = " ".join(filter(None, [clip(pin.message), clip(pin.hint or "")]))
         cell = Cell(styles.get(pin.status, "none"), clip(pin.status, 40))
         yield cell, clip(pin.pin, 80), shown(pin.value), told
-
-
-def _lines(facts: Facts, key: str) -> list[str]:
-    found = facts.get(key)
-    if not isinstance(found, list):
-        return []
-    return [line for line in found if isinstance(line, str)]
-
-
-def _diff(expected: Observation | None, observed: Observation | None) -> Diff | None:
-    if expected is None or observed is None:
-        return None
-    before, now = (one.layers.get("console") for one in (expected, observed))
-    if before is None or now is None:
-        return None
-    sometimes = {*_lines(before, "sometimes"), *_lines(now, "sometimes")}
-    rows = side_by_side(_lines(before, "lines"), _lines(now, "lines"), sometimes)
-    count = {sort: sum(row.sort == sort for row in rows) for sort in ("missing", "added", "moved")}
-    clipped = [Row(row.sort, _cut(row.left), _cut(row.right)) for row in rows]
-    kept = list(_affordable(clipped))
-    blocks = tuple(_blocks(folded(kept)))
-    return Diff(blocks, count["missing"], count["added"], count["moved"], len(kept) < len(rows))
-
-
-def _blocks(rows: Sequence[Row]) -> Iterator[Block]:
-    for fold, group in groupby(rows, key=lambda row: row.sort == "fold"):
-        for row in group if fold else [Row("same", rows=tuple(group))]:
-            yield Block(fold, row.rows, len(row.rows))
-
-
-def _cut(line: str | None) -> str | None:
-    return None if line is None else clip(line, WIDTH)
-
-
-def _affordable(rows: Sequence[Row]) -> Iterator[Row]:
-    left = BUDGET
-    for row in rows:
-        left -= len(row.left or "") + len(row.right or "") + 40
-        if left < 0:
-            return
-        yield row
