@@ -13,6 +13,8 @@ import pytest
 from tests.support.runner import TCG, sector_bundle
 from tests.support.tools import require_tool, run
 from vmpack.bundle import Bundle
+from vmpack.cli.console import Common, Console
+from vmpack.cli.verify_show import lines
 from vmpack.errors import InputError, OutputError, RefusedError, UsageError, VmpackError
 from vmpack.machine import MachineConfig
 from vmpack.ops.pack import pack
@@ -164,6 +166,10 @@ class TestARecord:
         with pytest.raises(OutputError, match="no such file"):
             verify(recorded, wish, options=TCG, on_reached=lambda boot, _one: told.append(boot))
         assert not told
+        (tmp_path / "file").write_text("")
+        for junit in (tmp_path, tmp_path / "file" / "junit.xml"):
+            with pytest.raises(OutputError):
+                verify(recorded, Request(junit=junit), options=TCG)
 
     def test_another_file_in_the_bundles_place_is_left_alone(
         self, recorded: Path, tmp_path: Path
@@ -241,6 +247,12 @@ class TestARecord:
         assert any("1d.0" in key for key in host.unstable["hardware"])
         assert host.comparison is not None
         assert not host.comparison.good
+        told = list(lines(Console(Common()), result))
+        at = told.index("not recorded: these were not the same in all boots")
+        assert told[at + 1].startswith("  virtual hardware: ")
+        assert "pci:00:1d.0" in told[at + 1]
+        assert "observed" in "".join(told[at + 2 :])
+        assert any(line.startswith("hint: let the guest settle") for line in told)
 
     def test_a_boot_that_fails_makes_none(self, tmp_path: Path) -> None:
         bundle = sector_bundle(tmp_path, "panic", POWERS_OFF)
@@ -264,7 +276,7 @@ class TestComparing:
         comparison = result.hosts[0].comparison
         assert comparison is not None
         found = {(one.layer, one.item) for one in comparison.differences if one.counts}
-        assert ("hardware", "memory") in found
+        assert ("hardware", "memory.base") in found
         assert result.boots[0].good
 
     def test_a_bundle_without_a_record_is_no_record(self, recorded: Path, tmp_path: Path) -> None:

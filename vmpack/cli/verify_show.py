@@ -276,14 +276,21 @@ def _sides(one: Difference) -> Iterator[tuple[str, str]]:
 def _unstable(
     console: Console, comparison: Comparison, unstable: Mapping[LayerName, Sequence[str]]
 ) -> Iterator[str]:
+    from vmpack.verify.layers import layer
+
     yield console.style("not recorded: these were not the same in all boots", RED)
-    yield from (f"  {name}: {plain(list(keys))}" for name, keys in unstable.items())
+    yield from (f"  {layer(name).title}: {_items(keys)}" for name, keys in unstable.items())
     yield from _differences(console, comparison)
     yield ""
     yield (
         "hint: let the guest settle, or expect a later milestone ([expected] milestones), and"
         " record again"
     )
+
+
+def _items(keys: Sequence[str]) -> str:
+    """Unstable items; ``*`` is a layer that some boot did not show at all."""
+    return plain(["not observed in every boot" if key == "*" else key for key in keys])
 
 
 def _exact(console: Console, host: HostResult) -> Iterator[str]:
@@ -317,13 +324,15 @@ def _matrix(console: Console, result: VerifyResult) -> Iterator[str]:
 
 def _verdict(console: Console, result: VerifyResult) -> Iterator[str]:
     """One line that says it all, and what to do next."""
+    from vmpack.verify.layers import layer
+
     if result.recorded is not None:
         count = len(result.boots)
         boots = "1 boot" if count == 1 else f"{count} boots"
         yield console.style(f"recorded {boots} in {escape(result.recorded)}", GREEN)
         kept = {name: keys for name, keys in (result.unstable or {}).items() if keys}
         if kept:
-            names = "; ".join(f"{name}: {plain(list(keys))}" for name, keys in kept.items())
+            names = "; ".join(f"{layer(name).title}: {_items(keys)}" for name, keys in kept.items())
             yield f"not the same in all of them, and not compared: {names}"
         return
     if result.worst is not None:

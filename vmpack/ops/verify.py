@@ -62,8 +62,7 @@ def verify(
     if report is not None:
         request = replace(request, report=report)
     request.check(options)
-    if request.report is not None:
-        _make_folder(request.report)
+    _make_places(request)
     require_bundle(bundle)
     with Bundle.open(bundle) as opened:
         work = _Work(opened, bundle, request, options, qemu, on_reached, progress)
@@ -235,8 +234,17 @@ class _Work:
         return complete(record_exact(self.bundle, options, qemu))
 
 
-def _make_folder(folder: PathLike) -> None:
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as exc:
-        raise from_os_error(exc, path=os.fspath(folder), writing=True) from exc
+def _make_places(request: Request) -> None:
+    """Make the reports' folders, before boots that take long are made for nothing."""
+    from vmpack.output import Output
+
+    above = None if request.junit is None else os.path.dirname(request.junit) or None
+    for folder in (request.report, above):
+        try:
+            if folder is not None:
+                os.makedirs(folder, exist_ok=True)
+        except OSError as exc:
+            raise from_os_error(exc, path=os.fspath(folder or ""), writing=True) from exc
+    if request.junit is not None:
+        with Output(request.junit, force=True):
+            pass
