@@ -131,6 +131,11 @@ class Agent:
             raise _nonsense(command)
         return answer["return"]
 
+    def forget(self) -> None:
+        """The guest is another one now (a snapshot, a reset): the next command begins anew."""
+        self._synced = False
+        self._received.clear()
+
     async def run(
         self,
         argv: Sequence[str],
@@ -141,8 +146,9 @@ class Agent:
     ) -> ExecResult:
         """Run a program in the guest to its end; ``argv[0]`` is searched on the agent's PATH.
 
-        ``max_reply`` bounds the bytes of the reply with its output, in base64. Raises :class:`TimeoutError` after ``timeout_s`` (the program runs on), and what
-        :meth:`execute` raises.
+        ``max_reply`` bounds the bytes of the reply with its output, in base64. Raises
+        :class:`TimeoutError` after ``timeout_s`` (the program runs on), and what :meth:`execute`
+        raises.
         """
         request: dict[str, object] = {
             "path": argv[0],

@@ -13,11 +13,13 @@ from vmpack.errors import UsageError
 from vmpack.machine import hardware as hw
 from vmpack.runner.options import Plan
 
-__all__ = ["Node", "block_nodes", "drive_of", "is_written"]
+__all__ = ["SEED", "Node", "block_nodes", "drive_of", "has_extra_seed", "is_written"]
 
 Node = dict[str, object]
 
 CODE, NVRAM = "firmware-code", "nvram"
+SEED = "seed"
+"""Id of the disk that a seed takes the place of, or name of the node of one more disk."""
 
 
 def block_nodes(plan: Plan) -> Iterator[Node]:
@@ -33,8 +35,22 @@ def block_nodes(plan: Plan) -> Iterator[Node]:
         file = _file(plan, "nvram", read_only=False)
         yield {"driver": "raw", "node-name": NVRAM, "read-only": False, "file": file}
     for number, disk in enumerate(plan.config.disks or ()):
-        if not disk.empty:
+        if "seed" in plan.fdsets and disk.id == SEED:
+            yield _seed(plan, f"disk{number}")
+        elif not disk.empty:
             yield from _disk_nodes(plan, number, disk)
+    if has_extra_seed(plan):
+        yield _seed(plan, SEED)
+
+
+def has_extra_seed(plan: Plan) -> bool:
+    """Whether there is a seed and no disk whose place it takes."""
+    return "seed" in plan.fdsets and all(disk.id != SEED for disk in plan.config.disks or ())
+
+
+def _seed(plan: Plan, name: str) -> Node:
+    file = _file(plan, "seed", read_only=True)
+    return {"driver": "raw", "node-name": name, "read-only": True, "file": file}
 
 
 def drive_of(number: int, disk: hw.Disk, *, replayed: bool = False) -> str | None:

@@ -11,7 +11,7 @@ from vmpack.errors import PinUnavailableError
 from vmpack.machine import hardware as hw
 from vmpack.machine.names import BUILT_IN_CONTROLLERS, chipset
 from vmpack.machine.rules import addressed
-from vmpack.runner.blocks import Node, drive_of
+from vmpack.runner.blocks import SEED, Node, drive_of, has_extra_seed
 from vmpack.runner.options import Plan
 
 __all__ = ["AGENT_PORT", "console_port", "devices", "has_agent", "network_backends", "unplugged"]
@@ -58,6 +58,8 @@ def devices(plan: Plan) -> Iterator[Node]:
     for number, disk in enumerate(config.disks or ()):
         drive = drive_of(number, disk, replayed=plan.options.deterministic is not None)
         yield _disk(pci, disk, drive)
+    if has_extra_seed(plan):
+        yield _extra_seed(plan, pci)
     for nic in config.nics or ():
         yield _nic(pci, nic)
     if config.display.model not in (None, "none"):
@@ -167,6 +169,32 @@ def _disk(pci: _Pci, disk: hw.Disk, drive: str | None) -> Node:
         facts |= {"wwn": None if disk.wwn is None else int(disk.wwn, 16)}
         facts |= {"rotation_rate": None if cdrom else disk.rotation_rate}
     return node | {key: value for key, value in facts.items() if value is not None}
+
+
+def _extra_seed(plan: Plan, pci: _Pci) -> Node:
+    """A drive for a seed on the bus that the guest surely knows: that of its first disk."""
+    disks = plan.config.disks or ()
+    if not disks or disks[0].bus == "virtio-blk":
+        taken = {address[3:5] for _, address in addressed(plan.config) if address}
+        # Behind all the others, so that their names stay.
+        free = [f"{slot:02x}" for slot in range(0x1E, 0, -1) if f"{slot:02x}" not in taken]
+        if free:
+            node = pci.device("virtio-blk-pci", "disk-seed", f"00:{free[0]}.0")
+            return node | {"drive": SEED, "serial": SEED}
+    bus = "sata" if pci.chipset == "q35" else "ide"
+    places = [(port, unit) for port in range(6) for unit in (0,)]
+    if bus == "ide":
+        places = [(port, unit) for port in range(2) for unit in range(2)]
+    used = {(one.port or 0, one.unit or 0) for one in disks if one.bus == bus}
+    left = [place for place in places if place not in used]
+    if not left:
+        raise PinUnavailableError(
+            "the machine has no place for one more disk", hint='leave out probe = "cloud-init"'
+        )
+    port, unit = left[-1]
+    return {"driver": "ide-cd", "id": "disk-seed", "bus": f"ide.{port}", "unit": unit} | {
+        "drive": SEED
+    }
 
 
 def _ide_place(pci: _Pci, disk: hw.Disk) -> Node:

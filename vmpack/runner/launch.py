@@ -129,6 +129,14 @@ class Files:
         self.inherited[number] = fd
         self.fdsets[role] = number
 
+    def add_bytes(self, role: str, data: bytes) -> None:
+        """Hand ``data`` over as a file in memory, read-only."""
+        image = memory_file(f"vmpack-{role}", data)
+        try:
+            self.add(role, reopen(image, os.O_RDONLY))
+        finally:
+            os.close(image)
+
     def add_socket(self, name: str) -> None:
         """A socket pair: QEMU inherits one end, the other one is in ``ours``."""
         ours, theirs = socket.socketpair()
@@ -192,6 +200,8 @@ def plan_of(
     """
     _add_disks(files, bundle, config, storage)
     _add_firmware(files, host.firmware, storage)
+    if options.seed is not None:
+        files.add_bytes("seed", options.seed)
     console, log = consoles
     files.add("console", console.output_fd, owned=False)
     files.add("typing", console.input_fd, owned=False)
@@ -242,11 +252,7 @@ def _add_disks(files: Files, bundle: Bundle, config: MachineConfig, storage: Sto
 
 def _add_firmware(files: Files, firmware: Firmware, storage: Storage) -> None:
     if firmware.code is not None:
-        image = memory_file("vmpack-firmware", firmware.code)
-        try:
-            files.add("code", reopen(image, os.O_RDONLY))
-        finally:
-            os.close(image)
+        files.add_bytes("code", firmware.code)
     elif firmware.code_path is not None:
         try:
             files.add("code", os.open(firmware.code_path, os.O_RDONLY | os.O_CLOEXEC))

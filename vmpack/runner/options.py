@@ -134,6 +134,9 @@ class RunOptions:
     """``restricted``: the guest reaches nothing but what ``forwards`` opens to it."""
     interactive: bool = False
     """The console takes input."""
+    seed: bytes | None = field(default=None, repr=False)
+    """A read-only image that is shown as one more disk; or as the disk ``seed`` where the machine
+    has one. Whoever adds it says so: the machine is another one."""
     deterministic: Deterministic | None = None
     """Nothing from outside reaches the guest then but what the log holds."""
 
@@ -153,7 +156,7 @@ class Plan:
     fdsets: Mapping[str, int]
     """Role -> number of the fdset that QEMU opens as ``/dev/fdset/N``: ``disk:ID`` (the bundle,
     read-only), ``overlay:ID``, ``code``, ``nvram``, ``console``, ``firmware-log``, ``picture``,
-    ``typing``."""
+    ``typing``, ``seed``."""
     inherited: Mapping[int, int]
     """Number of an fdset -> descriptor of this process that QEMU inherits as its member."""
     sockets: Mapping[str, int] = field(default_factory=dict)

@@ -7,8 +7,7 @@ of its own is expected to come to a login prompt and to go on running.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 from vmpack.bundle import Bundle
 from vmpack.machine.config import MachineConfig
@@ -17,6 +16,7 @@ from vmpack.runner.options import Ending, Qemu, RunOptions
 from vmpack.runner.session import Session
 from vmpack.verify.checks import CheckResult, run_checks
 from vmpack.verify.ends import End, Pause
+from vmpack.verify.guest import seed_for
 from vmpack.verify.model import HostFacts, Observation
 from vmpack.verify.observe import Observer, host_facts
 from vmpack.verify.reach import (
@@ -28,9 +28,6 @@ from vmpack.verify.reach import (
     Pauses,
     reach_end,
 )
-
-if TYPE_CHECKING:
-    from vmpack.verify.guest import Means
 
 __all__ = [
     "DEFAULT_TIMEOUT_S",
@@ -130,7 +127,7 @@ async def boot_once(
     changed: Sequence[str] = (),
     observe: bool = True,
     end: End | None = None,
-    means: Means | None = None,
+    means: str | None = None,
     on_reached: Callable[[Reached], None] | None = None,
 ) -> Boot:
     """Boot ``bundle`` once, under an overlay that is thrown away, and tell what it did.
@@ -142,6 +139,10 @@ async def boot_once(
     milestone. Raises :class:`InfrastructureError` when the machine cannot start at all.
     """
     config = config or bundle.config
+    seed = seed_for(bundle, config) if observe else None
+    if seed is not None:
+        options = replace(options, seed=seed.image)
+        changed = (*changed, seed.changed)
     expectation = Expectation.of(config, options.timeout_s)
     # What ends a boot without expectations is of no use to one that has them.
     end = end if expectation.generic and end in ("login", "agent", "quiet") else None
@@ -151,7 +152,7 @@ async def boot_once(
     ) as session:
         follower.session = session
         host = host_facts(session, host_name, changed)
-        observer = Observer(session, host) if observe else None
+        observer = Observer(session, host, seed) if observe else None
         try:
             checks, ending = await _carry_out(
                 session, follower, expectation, config, end, observer, means
@@ -187,7 +188,7 @@ async def _carry_out(
     config: MachineConfig,
     end: End | None,
     observer: Observer | None,
-    means: Means | None,
+    means: str | None,
 ) -> tuple[Sequence[CheckResult] | None, Ending]:
     """The boot, the checks, and what is seen meanwhile; no checks where the boot was not good."""
     pauses = Pauses(Pause(QUIET_S, LINGER_S), Pause(SETTLE_S, PATIENCE * SETTLE_S, busy=1.0))

@@ -79,10 +79,12 @@ class Framed:
         pieces = []
         place = 0
         for begin in self._begin.finditer(console):
+            if begin.start() < place:
+                continue
+            pieces.append(console[place : begin.start()])
             end = self._end.search(console, begin.end())
-            if end and begin.start() >= place:
-                pieces.append(console[place : begin.start()])
-                place = end.end()
+            # One that has only begun goes on to where the console was cut.
+            place = end.end() if end else len(console)
         return b"".join([*pieces, console[place:]])
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from vmpack.binary import escape
 from vmpack.errors import VmpackError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vmpack.runner.options import Ending
     from vmpack.runner.session import Session
     from vmpack.verify.checks import CheckResult
-    from vmpack.verify.guest import GuestReport, Means
+    from vmpack.verify.guest import GuestReport, Means, Seed
     from vmpack.verify.reach import Follower
 
 __all__ = ["Observer", "check_facts", "host_facts"]
@@ -51,11 +51,13 @@ def host_facts(session: Session, name: str, changed: Sequence[str] = ()) -> Host
 class Observer:
     """One boot, observed: :meth:`begin`, :meth:`end`, then :meth:`ask`, then :meth:`result`."""
 
-    def __init__(self, session: Session, host: HostFacts) -> None:
+    def __init__(self, session: Session, host: HostFacts, seed: Seed | None = None) -> None:
         self.problems: list[str] = []
         """Why something could not be observed, safe to print."""
         self._session = session
         self._host = host
+        self._seed = seed
+        """The machine was started with, so that its guest tells of itself."""
         self._hardware: asyncio.Task[dict[str, Json]] | None = None
         self._ending: Ending | None = None
         self._layers: dict[LayerName, Facts] = {}
@@ -86,7 +88,8 @@ class Observer:
         self._seen = tuple(follower.detector.seen)
         self._reached = tuple(follower.detector.reached)
         self._missing = follower.detector.missing
-        self._log = bytes(follower.log)
+        log = bytes(follower.log)
+        self._log = log if self._seed is None else self._seed.framed.without(log)
         self._firmware_log = self._session.firmware_log.data
         if ending.picture:
             await self._session.screen.look()
@@ -98,7 +101,7 @@ class Observer:
             except VmpackError as exc:
                 self.problems.append(f"the hardware could not be observed: {escape(str(exc))}")
 
-    async def ask(self, means: Means | None = None) -> None:
+    async def ask(self, means: str | None = None) -> None:
         """Ask the guest itself; ``means`` is how it was asked for the record."""
         from vmpack.verify.guest import observe_guest
 
@@ -106,7 +109,10 @@ class Observer:
             return
         try:
             self._guest = await observe_guest(
-                self._session, self._session.plan.config, expect=means
+                self._session,
+                self._session.plan.config,
+                expect=cast("Means | None", means),
+                seed=self._seed,
             )
         except VmpackError as exc:
             self.problems.append(f"the guest could not be asked: {escape(str(exc))}")
