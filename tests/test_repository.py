@@ -24,7 +24,7 @@ LAYERS = (
     {"runner"},
     {"hypervisors", "verify"},
     {"ops"},
-    {"cli"},
+    {"cli", "pytest_plugin"},
 )
 """Lowest first. A module imports from its own layer or from one below.
 
