@@ -124,7 +124,7 @@ def test_what_is_masked_is_not_compared() -> None:
 
 
 def test_a_screen_that_is_another_in_each_boot_is_not_compared() -> None:
-    """BHV-PIC-7: a kernel's log has times in it."""
+    """BHV-PIC-7, BHV-MRG-5: a kernel's log has times in it."""
     boots = [
         Observation(HOST, {"picture": {"screen": fact(text_screen(words))}})
         for words in ("[ 1.1] a", "[ 1.2] a", "[ 1.1] b")
