@@ -53,6 +53,10 @@ _NO_BUS = (
     "the VM bus is missing: disks of Hyper-V's own SCSI controller are on IDE here, and its own"
     " network card is the legacy one, a DEC 21140"
 )
+_NO_NAME = (
+    "the firmware does not name Microsoft: Linux then leaves IDE disks to hv_storvsc, Hyper-V's own"
+    " driver, which vmpack lint --to hyperv looks for in the guest"
+)
 
 PROFILES: Mapping[str, Profile] = {
     "vmware": Profile(
@@ -106,10 +110,10 @@ PROFILES: Mapping[str, Profile] = {
         chipset="i440fx",
         inputs=("ps2",),
         has_tpm=False,
-        system=("Microsoft Corporation", "Virtual Machine"),
         lacks=(
             *_COMMON,
             _NO_BUS,
+            _NO_NAME,
             "the graphics card is a standard VGA, where Hyper-V emulates an S3 Trio",
         ),
         refuses={"uefi": f"Hyper-V's generation 2 cannot be imitated: {_SYNTHETIC}"},
