@@ -29,6 +29,13 @@ NOISY_UNITS = (
     "systemd-timedated.service",
     "packagekit.service",
     "fwupd.service",
+    # Started by whoever uses their socket or mount point, gone when nobody has for a while.
+    "proc-sys-fs-binfmt_misc.mount",
+    "systemd-fsck@*",
+    "systemd-fsckd.service",
+    "systemd-initctl.service",
+    "systemd-journald@*",
+    "systemd-rfkill.service",
     # Started by a timer.
     "apt-daily*.service",
     "dpkg-db-backup.service",
