@@ -41,7 +41,7 @@ def booted(bundle: Path, **more: Any) -> Boot:
 @pytest.mark.qemu
 @pytest.mark.usefixtures("_soon")
 def test_a_machine_without_console_and_agent_is_over_when_nothing_moves(tmp_path: Path) -> None:
-    """BHV-END: the picture is all there is; hardware and reads are seen as well."""
+    """BHV-END-1: the picture is all there is; hardware and reads are seen as well."""
     boot = booted(sector_bundle(tmp_path, "echo", NO_CONSOLE))
     assert boot.good
     assert boot.end == "quiet"
@@ -146,7 +146,7 @@ class Scripted:
 
 
 def test_an_idle_machine_is_quiet_sooner_than_one_that_computes() -> None:
-    """BHV-END: what counts is not wall time, but that nothing more is to come."""
+    """BHV-END-1: what counts is not wall time, but that nothing more is to come."""
     for busy, seconds in ((0.03, 3), (1.0, 9)):
         machine = Scripted()
         quiet = Quiet(cast(Session, machine), Pause(3.0, 30.0))
