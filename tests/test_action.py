@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -261,6 +260,8 @@ mount -t tmpfs -o mode=755 tmpfs /etc/udev/rules.d
 mount -t tmpfs -o mode=755 tmpfs /etc/sudoers.d
 echo "nobody ALL=(ALL) NOPASSWD: $ALLOWED" >/etc/sudoers.d/vmpack
 chmod 440 /etc/sudoers.d/vmpack
+# Where nobody may read the checkout, it is read from here.
+install -m 755 "$SCRIPT" /run/kvm.sh
 mkdir /run/dev
 mount -t tmpfs -o mode=755 tmpfs /run/dev
 mknod -m 666 /run/dev/null c 1 3
@@ -268,7 +269,7 @@ mknod -m 666 /run/dev/urandom c 1 9
 [ -z "$KVM" ] || mknod -m "$KVM" /run/dev/kvm c 10 232
 mount --move /run/dev /dev
 [ -z "$UDEV" ] || /lib/systemd/systemd-udevd --daemon
-setpriv --reuid=65534 --regid=65534 --clear-groups "$SCRIPT"
+setpriv --reuid=65534 --regid=65534 --clear-groups /run/kvm.sh
 [ -z "$KVM" ] || stat -c 'kvm %a %G' /dev/kvm
 cat /etc/udev/rules.d/* 2>/dev/null || true
 """
@@ -278,40 +279,34 @@ ALL = "ALL"
 NO_CHMOD = "/usr/bin/tee, /usr/bin/udevadm, /bin/udevadm"
 
 
-def closed(folder: Path, *, kvm: str, allowed: str, udev: bool) -> str:
+def closed(*, kvm: str, allowed: str, udev: bool) -> str:
     """What the step says to a user who is not root, and what /dev/kvm is after it."""
     if os.geteuid() != 0:
         missing("root", "the udev rule is tried in a namespace that only root can make")
     for tool in ("unshare", "setpriv", "sudo", "udevadm"):
         require_tool(tool)
-    # Where nobody may read the checkout, it is read from here.
-    script = folder / "kvm.sh"
-    shutil.copy(ROOT / "tools" / "action" / "kvm.sh", script)
-    for above in (folder, *folder.parents[:2]):
-        above.chmod(0o755)
+    script = ROOT / "tools" / "action" / "kvm.sh"
     words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     environ = {"KVM": kvm, "ALLOWED": allowed, "UDEV": "1" if udev else "", "SCRIPT": str(script)}
     done = run([*words, "bash", "-c", CLOSED], env=environ)
     return done.stdout.decode()
 
 
-def test_a_udev_rule_opens_kvm(tmp_path: Path) -> None:
+def test_a_udev_rule_opens_kvm() -> None:
     """REP-ACT-2: the rule does it, udev being there; without udev the node itself is opened."""
     node = Path("/sys/class/misc/kvm").exists()
     if node:
-        said = closed(tmp_path, kvm="600", allowed=NO_CHMOD, udev=True)
+        said = closed(kvm="600", allowed=NO_CHMOD, udev=True)
         assert said == f"/dev/kvm is usable now\nkvm 666 kvm\n{RULE}"
-    said = closed(tmp_path, kvm="600", allowed=ALL, udev=False)
+    said = closed(kvm="600", allowed=ALL, udev=False)
     assert said == f"/dev/kvm is usable now\nkvm 666 root\n{RULE}"
 
 
-def test_kvm_that_stays_closed_or_is_not_there_stops_nothing(tmp_path: Path) -> None:
+def test_kvm_that_stays_closed_or_is_not_there_stops_nothing() -> None:
     """REP-ACT-2."""
-    said = closed(tmp_path, kvm="600", allowed="/bin/false", udev=False)
+    said = closed(kvm="600", allowed="/bin/false", udev=False)
     assert said.startswith("::warning title=vmpack::/dev/kvm stays closed to nobody")
     assert said.endswith("kvm 600 root\n")
-    said = closed(tmp_path, kvm="", allowed=ALL, udev=False)
+    said = closed(kvm="", allowed=ALL, udev=False)
     assert said.startswith("::notice title=vmpack::This runner has no /dev/kvm")
-    assert closed(tmp_path, kvm="666", allowed=ALL, udev=False) == (
-        "/dev/kvm is usable\nkvm 666 root\n"
-    )
+    assert closed(kvm="666", allowed=ALL, udev=False) == ("/dev/kvm is usable\nkvm 666 root\n")

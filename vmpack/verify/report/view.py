@@ -300,7 +300,10 @@ def _ending(number: int, boot: Boot) -> Ending:
         tuple(clip(problem) for problem in boot.problems),
         tuple(
             (
-                Cell(styles.get(check.verdict, "none"), VERDICTS.get(check.verdict, check.verdict)),
+                Cell(
+                    styles.get(check.verdict, "none"),
+                    VERDICTS.get(check.verdict, clip(check.verdict, 40)),
+                ),
                 clip(check.name, 120),
                 f"{check.seconds:.1f} s",
                 clip(check.message),
