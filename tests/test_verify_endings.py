@@ -38,6 +38,12 @@ def _soon() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real deadlines: what is larger computes for seconds without a word."""
+    monkeypatch.setattr(endings, "DEADLINES", DEADLINES)
+
+
 def rows(*wanted: str) -> list[list[str]]:
     """The page's table with these columns, cells without their backticks."""
     _, _, after = PAGE.partition(f"| {' | '.join(wanted)} |\n")
@@ -234,12 +240,15 @@ def test_verify_names_a_prompt_on_the_screen(tmp_path: Path) -> None:
 # Linux and OVMF: several endings to a boot, each of which costs seconds.
 
 
+@pytest.mark.usefixtures("patient")
 def test_sysvinit_comes_to_its_login_and_loses_it(tmp_path: Path) -> None:
     """END-LOGIN: from the runlevel with a getty into one without anything."""
     disk = stuck.variant(tmp_path, "sysv", system=overlays.sysvinit, options="rdinit=/sbin/init")
 
     async def work(session: Session) -> tuple[Ending, Ending]:
         login = await session.wait(lambda _: session.detector.has("login"), 300)
+        assert session.detector.has("sysvinit")
+        assert session.detector.has("runlevel")
         await session.send(b"root\n")
         assert await session.console.wait_for("# ", 240)
         typed = session.console.total
@@ -253,12 +262,15 @@ def test_sysvinit_comes_to_its_login_and_loses_it(tmp_path: Path) -> None:
     assert "INIT: no more processes left in this runlevel" in nothing.console_tail
 
 
+@pytest.mark.usefixtures("patient")
 def test_an_initramfs_without_a_root_stops_in_its_shell_and_panics(tmp_path: Path) -> None:
     """No driver for pvpanic is there: the console's words alone tell of the panic."""
     disk = stuck.variant(tmp_path, "root", system=overlays.initramfs_tools)
 
     async def work(session: Session) -> tuple[Ending, Ending]:
         shell = await until_never(session)
+        assert session.detector.has("initramfs")
+        assert session.detector.has("busybox")
         await session.send(b"echo c >/proc/sysrq-trigger\n")
         assert await session.console.wait_for("Kernel panic", 240)
         return shell, await until_never(session)
@@ -270,6 +282,7 @@ def test_an_initramfs_without_a_root_stops_in_its_shell_and_panics(tmp_path: Pat
     assert panic.message == "the guest's kernel panicked: sysrq triggered crash"
 
 
+@pytest.mark.usefixtures("patient")
 def test_ovmf_opens_its_shell_and_its_setup(tmp_path: Path) -> None:
     disk = tmp_path / "empty.raw"
     disk.write_bytes(bytes(1 << 20))

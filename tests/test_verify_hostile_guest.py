@@ -77,7 +77,7 @@ class Run:
         return ending
 
 
-LIMIT = ("--timeout", "6")
+LIMIT = ("--timeout", "3")
 GUESTS = {
     # sector, what its config pins, more words, exit code, kind
     "endless-output": ("", LIMIT, 124, "timeout"),
