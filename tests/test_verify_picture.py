@@ -170,7 +170,7 @@ HOSTILE = {
     "huge": hostile_png(2**31 - 1, 2**31 - 1),
     "wide": hostile_png(2**31 - 1, 1),
     "zero": hostile_png(0, 0),
-    "bomb": hostile_png(8000, 8000, bytes(1 << 20)),
+    "bomb": hostile_png(4000, 4000, bytes(1 << 20)),
     "cut": GOOD[: len(GOOD) // 2],
     "text bomb": GOOD[:33] + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50 << 20))) + GOOD[33:],
 }

@@ -31,7 +31,7 @@ WORDS = "words"
 """The member of a text screen's picture that has its text, normalised as the console's is, sorted:
 times, numbers and the firmware's version are no part of it."""
 
-MAX_PIXELS = 8192 * 8192
+MAX_PIXELS = 4096 * 4096
 MAX_PNG = 64 << 20
 KEPT_PNG = 256 << 10
 """Bytes up to which the picture itself is kept in the record."""
