@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from defusedxml import ElementTree
 
 from tests.support import reports
 from tests.test_verify_report_page import EVIL, evil, many
+from vmpack.cli.console import dumps
 from vmpack.verify.replay import ExactResult
 from vmpack.verify.report import (
     ReportInput,
@@ -237,6 +239,14 @@ def test_a_guest_cannot_command_the_runner() -> None:
     with stopped_commands(quiet.write, {}):
         pass
     assert quiet.getvalue() == ""
+
+
+def test_json_holds_no_command() -> None:
+    """REP-GH-3: the older form of a command works anywhere in a line."""
+    told = {"a": ["##[add-mask]x", "\\##[[###[", "\x7f"]}
+    text = dumps(told)
+    assert "##[" not in text
+    assert json.loads(text) == told
 
 
 def outputs(text: str) -> dict[str, str]:

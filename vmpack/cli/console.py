@@ -48,7 +48,9 @@ def dumps(document: object, *, most: int | None = None, path: str | None = None)
             )
         parts.append(part)
     # DEL is the one control character that json leaves as it is; it occurs inside strings only.
-    return "".join(parts).replace("\x7f", "\\u007f")
+    text = "".join(parts).replace("\x7f", "\\u007f")
+    # In a string too: a runner of GitHub Actions obeys ##[commands] wherever they stand in a line.
+    return text.replace("##[", "#\\u0023[")
 
 
 class Console:
