@@ -26,10 +26,13 @@ from tests.support.runner import sector_bundle
 from tests.support.sshd import VMPACK, Sshd, machine
 from tests.support.tools import run
 from vmpack.bundle import Bundle
+from vmpack.cli.main import understand
+from vmpack.cli.run import run_options
 from vmpack.errors import RemoteError
 from vmpack.ops.verify_host import Task
 from vmpack.ops.verify_hosts import verify_on
 from vmpack.runner.options import RunOptions
+from vmpack.verify import remote
 from vmpack.verify.hosts import Ssh, find_hosts
 from vmpack.verify.remote import Order
 from vmpack.verify.remote_result import host_result
@@ -276,6 +279,51 @@ def test_nothing_runs_on_when_the_connection_ends_here(far: Sshd, forever: Path,
         assert process.returncode == {"vmpack": -9, "ssh": 125, "interrupt": 130}[who]
     if who == "ssh":
         assert "broke" in json.loads(said)["hosts"][0]["error"]["message"]
+
+
+def test_a_network_that_vanishes_ends_what_runs_there(
+    far: Sshd, forever: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HOSTS-TETHER-2: neither side is told anything."""
+    monkeypatch.setattr(remote, "PATIENCE_S", 4)
+    monkeypatch.setattr(remote, "BEAT_S", 1)
+
+    async def until(holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while not holds():
+                await asyncio.sleep(0.05)
+
+    async def work() -> None:
+        with Bundle.open(forever) as opened:
+            found = find_hosts(["far"], far.hosts_toml())
+            task = Task(RunOptions(accel="tcg"))
+            job = asyncio.create_task(verify_on(found, opened, task))
+            await until(lambda: bool(far.qemus()))
+            run(["ip", "link", "set", far.link, "down"])
+            await until(lambda: not far.qemus())
+            assert not job.done()
+            job.cancel()
+            await asyncio.gather(job, return_exceptions=True)
+
+    try:
+        asyncio.run(work())
+    finally:
+        run(["ip", "link", "set", far.link, "up"])
+        # Sessions of the connection that is gone wait for it.
+        far.kill()
+        far.start()
+    far.wait_for(lambda: there_is_nothing(far), "the end of vmpack")
+
+
+def test_what_is_asked_for_arrives() -> None:
+    """HOSTS-SSH-2."""
+    options = RunOptions("kvm", timeout_s=1.25, qemu_args=("-device", "a b,c=';$x"))
+    words = Order(options, 7, as_target="vmware").words()
+    command, values, _ = understand(["verify", *words, "./bundle"])
+    assert command is not None
+    assert run_options(values) == options
+    assert (values.boots, values.as_target, values.bundle) == (7, "vmware", "./bundle")
+    assert understand(["verify", *Order(options, preflight=True).words(), "b"])[1].preflight
 
 
 @pytest.mark.parametrize("how", ["end", "silence"])

@@ -10,22 +10,28 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from tests.support.tools import missing, require_tool, run
 
 DEADLINE_S = 120
+BENCHMARKS = IPv4Address("198.18.0.0")
+"""A /15 that no network uses but for measurements; RFC 2544."""
 VMPACK = Path(sys.executable).with_name("vmpack")
 
 
 class Sshd:
     """One machine behind a veth pair. ``folder`` holds its keys, its configuration, its files."""
 
-    def __init__(self, folder: Path, tag: str, number: int) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
+        # Two runs of the tests at a time have two machines.
+        tag = secrets.token_hex(3)
         self.namespace = f"vmpt-{tag}"
         self.link = f"vmpt{tag}"
-        self.ours, self.address = f"198.18.{number}.1", f"198.18.{number}.2"
+        block = BENCHMARKS + 4 * secrets.randbelow(1 << 15)
+        self.ours, self.address = str(block + 1), str(block + 2)
         self.identity = folder / "user-key"
         self.known = folder / "known-hosts"
         self.config = folder / "ssh-config"
@@ -151,8 +157,7 @@ def machine(folder: Path) -> Iterator[Sshd]:
         missing("the right to make network namespaces", "run the tests with CAP_SYS_ADMIN")
     run(["ip", "netns", "del", probe])
     folder.mkdir(parents=True, exist_ok=True)
-    # Two runs of the tests at a time have two machines.
-    made = Sshd(folder, secrets.token_hex(3), 1 + os.getpid() % 250)
+    made = Sshd(folder)
     try:
         made.prepare()
         made.start()
