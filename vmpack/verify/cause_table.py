@@ -162,6 +162,12 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         HARDWARE,
+        ("cpu-host*", "device:*", "machine-options*"),
+        "QEMU {qemu} offers this otherwise than {recorded_qemu}: no machine type pins it",
+        when="qemu",
+    ),
+    Cause(
+        HARDWARE,
         ("cpu-model*", "cpu-host*", "cpu*model*"),
         "the CPU model or a feature of it was changed in the config, or this QEMU defines the "
         "model otherwise: pin a versioned model such as Nehalem-v1",
