@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.tools import require_tool, run
+from vmpack.verify.guest import boards, info, system
 from vmpack.verify.guest.found import MAX_FACTS
 from vmpack.verify.guest.info import COMMANDS, parse_info
 from vmpack.verify.guest.parse import MAX_OUTPUT, SECTIONS, Parsed, parse
 from vmpack.verify.guest.probe import script
+from vmpack.verify.kinds import KINDS, kind_of
 
 SHELLS = ("dash", "bash --posix", "busybox sh")
 
@@ -62,6 +65,19 @@ def test_what_is_sent_has_neither_comments_nor_long_lines() -> None:
 def test_the_probes_sections_are_those_that_are_read() -> None:
     written = set(re.findall(r"^(?:section|first) ([a-z-]+)", script(), re.MULTILINE))
     assert written - {"end"} == set(SECTIONS)
+
+
+def test_every_kind_of_fact_is_on_the_page() -> None:
+    """BHV-FACT-1."""
+    everything = [probed("dash"), parse(REAL), parse(b"== efi\nuefi\n" + REAL)]
+    guest = {kind_of(key) for parsed in everything for key in parsed.facts}
+    guest |= {kind_of(key) for key in parse_info(WINDOWS)}
+    assert guest <= set(KINDS["guest"])
+    tables = {kind_of(key) for parsed in everything for key in parsed.tables}
+    assert tables <= set(KINDS["tables"])
+    source = "".join(Path(module.__file__ or "").read_text() for module in (boards, system, info))
+    written = set(re.findall(r'found\.(?:fact|add)\(\s*f?"([a-z-]+)', source))
+    assert written <= set(KINDS["guest"])
 
 
 def test_units_are_told_but_not_those_that_come_and_go() -> None:
@@ -292,7 +308,6 @@ def test_no_output_takes_long(output: bytes) -> None:
 WINDOWS: dict[str, Any] = {
     "guest-get-osinfo": {"id": "mswindows", "name": "Microsoft Windows", "version-id": "2022"},
     "guest-get-host-name": {"host-name": "WIN-1"},
-    "guest-get-timezone": {"zone": "W. Europe Standard Time", "offset": 3600},
     "guest-get-users": [{"user": "Administrator", "login-time": 1.5, "domain": "WIN-1"}],
     "guest-network-get-interfaces": [
         {
@@ -329,7 +344,6 @@ def test_an_agent_that_runs_nothing_tells_what_it_knows() -> None:
         "os-info:id": "mswindows",
         "os-info:name": "Microsoft Windows",
         "os-info:version-id": "2022",
-        "timezone-known": True,
         "user:Administrator": True,
     }
 

@@ -45,12 +45,6 @@ def _host_name(found: Found, reply: object) -> None:
         found.fact("hostname", name)
 
 
-def _timezone(found: Found, reply: object) -> None:
-    # The zone's name changes with the season of the guest's clock; its offset as well.
-    if isinstance(reply, dict) and _size(reply.get("offset")) is not None:
-        found.fact("timezone-known", True)
-
-
 def _users(found: Found, reply: object) -> None:
     for one in _objects(reply):
         if name := _text(one.get("user")):
@@ -101,7 +95,6 @@ def _disks(found: Found, reply: object) -> None:
 _READERS: Mapping[str, Callable[[Found, object], None]] = {
     "guest-get-osinfo": _osinfo,
     "guest-get-host-name": _host_name,
-    "guest-get-timezone": _timezone,
     "guest-get-users": _users,
     "guest-network-get-interfaces": _interfaces,
     "guest-get-fsinfo": _file_systems,
@@ -109,7 +102,8 @@ _READERS: Mapping[str, Callable[[Found, object], None]] = {
 }
 
 COMMANDS = tuple(_READERS)
-"""What is asked, in this order."""
+"""What is asked, in this order. Not ``guest-get-timezone``: its answers, offset and name, change
+with the season."""
 
 
 def parse_info(replies: Mapping[str, object]) -> Facts:
