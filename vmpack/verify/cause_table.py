@@ -336,6 +336,7 @@ CAUSES: tuple[Cause, ...] = (
         ("locale:*", "keyboard:*", "timezone*"),
         "the guest's language, keyboard or time zone was changed",
     ),
+    Cause(GUEST, ("user*",), "other users are logged in, or the login was changed"),
     Cause(GUEST, ("init*",), "another program is process 1: the boot loader asks for another init"),
     Cause(
         GUEST,
