@@ -24,7 +24,7 @@ class Trouble:
 TROUBLES: tuple[tuple[Kind, re.Pattern[str], str], ...] = (
     (
         "panic",
-        re.compile(r"Kernel panic - not syncing(?:: *(?P<why>.{1,200}))?"),
+        re.compile(r"(?<!\[ end )Kernel panic - not syncing(?:: *(?P<why>.{1,200}))?"),
         "the guest's kernel panicked",
     ),
     (
