@@ -19,8 +19,9 @@ from vmpack.errors import InputError, OutputError, RefusedError, UsageError, Vmp
 from vmpack.machine import MachineConfig
 from vmpack.ops.pack import pack
 from vmpack.ops.verify import verify
-from vmpack.ops.verify_record import own_record, store
+from vmpack.ops.verify_record import own_record, record_of, store, times_of
 from vmpack.ops.verify_request import RECORD_BOOTS, Request
+from vmpack.runner.milestones import Reached
 from vmpack.runner.options import RunOptions
 from vmpack.runner.qemu import find_qemu
 from vmpack.verify.record import read_record
@@ -183,6 +184,21 @@ class TestARecord:
             with pytest.raises(RefusedError, match="replaced by another file"):
                 store(opened, bundle, record)
         assert bundle.read_bytes() == b"somebody else's"
+
+    def test_can_hold_whatever_a_guest_calls_its_milestones(
+        self, recorded: Path, tmp_path: Path
+    ) -> None:
+        names = ("target cryptsetup.\u2026get", "\x1b[2J", "\udcff", "x" * 5000, "", "login")
+        seen = tuple(Reached(name, 0.5 + number) for number, name in enumerate(names))
+        bundle = copied(recorded, tmp_path)
+        boot = replace(verify(bundle, options=TCG).boots[0], seen=seen)
+        with Bundle.open(bundle) as opened:
+            store(opened, bundle, record_of(opened, [boot]))
+        with Bundle.open(bundle) as opened:
+            record = own_record(opened)
+        assert record is not None
+        assert times_of(record)["login"] == 5500
+        assert len(times_of(record)) == len(names) + 1
 
     def test_other_names_of_the_file_are_told(self, recorded: Path, tmp_path: Path) -> None:
         bundle = copied(recorded, tmp_path)
