@@ -79,6 +79,8 @@ class Watch:
         return endings.Verdict("timeout", f"not done within {self._limit_s:g} s")
 
     async def _look_at_screen(self, seconds: float) -> None:
+        if self._session.plan.options.interactive:
+            return
         total = self._session.console.total
         if total != self._printed[0]:
             self._printed = (total, seconds)
