@@ -84,7 +84,7 @@ class HostResult:
     def exit_code(self) -> int:
         """0 as expected, otherwise what ``kind`` stands for."""
         if self.error is not None:
-            codes: Mapping[str, int] = dict(EXIT_CODES)
+            codes = {str(kind): code for kind, code in EXIT_CODES.items()}
             return codes.get(self.kind, 0) or InfrastructureError.exit_code
         for boot in self.boots:
             if not boot.good:
