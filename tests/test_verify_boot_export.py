@@ -14,9 +14,8 @@ import pytest
 from tests.support.runner import TCG, sector_bundle
 from vmpack import hypervisors
 from vmpack.errors import InfrastructureError, UsageError
-from vmpack.ops import transfer as transfers
 from vmpack.ops.convert import convert
-from vmpack.ops.exporting import ExportResult
+from vmpack.ops.exporting import ExportResult, export
 from vmpack.ops.transfer import export_bundle, transfer
 from vmpack.ops.unpack import unpack
 from vmpack.ops.verify_boot import PROFILE_OF, prove_image, prove_unpacked
@@ -87,7 +86,6 @@ def test_what_was_written_is_what_boots(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that is empty in the export alone is found out, whatever the bundle holds."""
-    export = transfers.export
 
     def broken(*given: Any, **more: Any) -> ExportResult:
         result = export(*given, **more)
@@ -97,7 +95,7 @@ def test_what_was_written_is_what_boots(
             convert(blank, path, output_format="qcow2", force=True)
         return result
 
-    monkeypatch.setattr(transfers, "export", broken)
+    monkeypatch.setattr("vmpack.ops.transfer.export", broken)
     result = export_bundle(bundle, tmp_path / "out", "kubevirt", boot=quick())
     assert result.proof is not None
     assert (result.proof.boot.ending.kind, result.proof.exit_code) == ("no-boot-device", 1)

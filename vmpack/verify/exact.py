@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from vmpack.binary import escape
 from vmpack.bundle import Bundle
 from vmpack.errors import DamagedError, OperationError, UnsupportedError, UsageError, VmpackError
 from vmpack.machine.config import MachineConfig
@@ -25,8 +24,8 @@ from vmpack.runner.milestones import Detector
 from vmpack.runner.options import Deterministic, Ending, Qemu, RunOptions
 from vmpack.runner.scratch import nameless_file, temporary_folder
 from vmpack.runner.session import Session
-from vmpack.runner.watch import Clock
 from vmpack.verify.boot import LOGIN, Expectation
+from vmpack.verify.following import TICK_S, Following
 from vmpack.verify.observe.firmware import code_digest
 from vmpack.verify.replay import BLOB, MAX_CONSOLE, MAX_LOG, ExactResult, Replay
 
@@ -34,12 +33,8 @@ __all__ = ["record_exact", "replay_exact", "require_recordable"]
 
 SETTLE_S = 0.5
 """Seconds that are still recorded after the last milestone."""
-STALLED_S = 30.0
-"""Effective seconds without a step through the log and without output, after which a replay is
-given up."""
 QUIT_S = 60.0
 """Seconds for QEMU to write the end of its log."""
-TICK_S = 0.1
 LEVEL = 9
 CHUNK = 1 << 20
 
@@ -84,10 +79,10 @@ async def record_exact(
     """Boot ``bundle`` once while QEMU records it; the replay, with its bytes in ``packed``.
 
     It ends as a boot of a verification does: at the milestones, or the machine's own ending. The
-    log is replayed once before it is trusted (that takes about twice as long as the boot), and the
-    console of that replay is what later ones are held against. Raises as
-    :func:`require_recordable`, :class:`InfrastructureError` when it cannot start here, and
-    :class:`OperationError` when it does not come as far as expected, or cannot be replayed.
+    log is replayed once before it is trusted, which takes about twice as long as the boot.
+
+    Raises as :func:`require_recordable`, :class:`InfrastructureError` when it cannot start here,
+    and :class:`OperationError` when it does not come as far as expected, or cannot be replayed.
     """
     config = config or bundle.config
     require_recordable(config, options)
@@ -108,32 +103,27 @@ async def record_exact(
             host = session.host
             version = ".".join(map(str, host.qemu.version))
             firmware = code_digest(host.qemu, host.firmware)
-        wanted = await _proven(bundle, config, options, qemu, log, bytes(printed))
-        return _pack(log, wanted, version, firmware)
+        await _prove(bundle, config, options, qemu, log, bytes(printed))
+        return _pack(log, bytes(printed), version, firmware)
 
 
-async def _proven(
+async def _prove(
     bundle: Bundle,
     config: MachineConfig,
     options: RunOptions,
     qemu: Qemu | None,
     log: int,
     printed: bytes,
-) -> bytes:
-    """The console of a replay of what was just recorded.
-
-    QEMU notes a power-off before the instructions that led to it, so that a replay ends that much
-    earlier than the boot: what the guest printed in its last moment is not replayed.
-    """
-    following = _Following(printed)
+) -> None:
+    """Replay what was just recorded; raises :class:`OperationError` when that is not the boot."""
+    following = Following(printed)
     end = await _replay(bundle, config, options, qemu, log, following)
-    if end or following.differs:
+    if end or not following.complete:
         raise OperationError(
             f"QEMU does not replay the boot that it has just recorded: {end or 'it differs'}",
             clause="BHV-EXACT-4",
             hint="leave --exact out: this QEMU cannot run this machine the same way twice",
         )
-    return following.printed
 
 
 async def _replay(
@@ -142,9 +132,9 @@ async def _replay(
     options: RunOptions,
     qemu: Qemu | None,
     log: int,
-    following: _Following,
+    following: Following,
 ) -> str:
-    """How the replay ended: see :meth:`_Following.follow`."""
+    """How the replay ended: see :meth:`Following.follow`."""
     told = _exact_options(options, Deterministic("replay", log))
     async with Session.start(
         bundle, told, config=config, on_console=following.feed, qemu=qemu
@@ -324,7 +314,7 @@ async def replay_exact(
         return ExactResult("does-not-apply", reason)
     with _log_file() as log:
         wanted = _unpack(packed, record, log, bundle.path)
-        following = _Following(wanted)
+        following = Following(wanted)
         begun = time.monotonic()
         end = await _replay(bundle, config, options, qemu, log, following)
         return following.result(end, time.monotonic() - begun)
@@ -338,104 +328,3 @@ def _foreign(record: Replay, qemu: Qemu, firmware: str) -> str | None:
     if firmware != record.firmware:
         return "recorded with another firmware image, and its instructions are part of the log"
     return None
-
-
-class _Following:
-    """A replay on its way: the console held against the recorded one as it comes."""
-
-    def __init__(self, wanted: bytes):
-        self._wanted = wanted
-        self._printed = bytearray()
-        self.differs = False
-        """It printed something that was not recorded."""
-
-    @property
-    def printed(self) -> bytes:
-        """What it has printed, up to the first difference."""
-        return bytes(self._printed)
-
-    def feed(self, data: bytes) -> None:
-        """The console's next bytes."""
-        if self.differs:
-            return
-        begin = len(self._printed)
-        self._printed += data
-        self.differs = self._wanted[begin : begin + len(data)] != data
-
-    async def follow(self, session: Session, log: int) -> str:
-        """Wait for the end; ``""`` for that of the log, otherwise why it was given up."""
-        clock = Clock(session.process)
-        last, since = (-1, -1), 0.0
-        while True:
-            if session.process.returncode is not None:
-                await session.console.drain()
-                words = session.process.stderr.strip().splitlines()
-                return f"QEMU ended it: {escape(words[-1])}" if words else "QEMU ended it"
-            if any(event.get("event") == "SHUTDOWN" for event in session.events):
-                await session.console.drain()
-                return ""
-            if self.differs:
-                return "its console differs"
-            seconds = clock.read()
-            now = (session.console.total, _position(session.process.pid, log))
-            if now != last:
-                last, since = now, seconds
-            if seconds - since >= STALLED_S:
-                return f"it did nothing for {STALLED_S:.0f} s"
-            await asyncio.sleep(TICK_S)
-
-    def result(self, end: str, seconds: float) -> ExactResult:
-        """What is told of it, once it has ended."""
-        printed = self.printed
-        offset = _first_difference(self._wanted, printed)
-        if offset is None and not end:
-            message = f"replayed to its end: all {len(printed)} bytes of the console are the same"
-            return ExactResult("same", message, console=printed, seconds=seconds)
-        if offset is None or (offset == len(printed) and end):
-            message = f"the replay stopped after {len(printed)} bytes of the console: {end}"
-            return ExactResult("stalled", message, console=printed, seconds=seconds)
-        line, expected = _line_at(self._wanted, offset)
-        _, observed = _line_at(printed, offset)
-        message = (
-            f"the console differs from byte {offset} on, in line {line}:"
-            f" recorded {escape(expected[:200])!r}, replayed {escape(observed[:200])!r}"
-        )
-        return ExactResult("differs", message, offset, line, expected, observed, printed, seconds)
-
-
-def _first_difference(wanted: bytes, printed: bytes) -> int | None:
-    if wanted == printed:
-        return None
-    for offset, (one, other) in enumerate(zip(wanted, printed, strict=False)):
-        if one != other:
-            return offset
-    return min(len(wanted), len(printed))
-
-
-def _line_at(text: bytes, offset: int) -> tuple[int, str]:
-    """Number and text of the line that the byte at ``offset`` is in."""
-    begin = text.rfind(b"\n", 0, offset) + 1
-    end = text.find(b"\n", offset)
-    line = text[begin : len(text) if end < 0 else end]
-    return text.count(b"\n", 0, offset) + 1, line.decode(errors="replace").rstrip("\r")
-
-
-def _position(pid: int, log: int) -> int:
-    """How far QEMU has read its log, in bytes; 0 where that cannot be seen.
-
-    Whether it moves is all that counts. QEMU's main loop is not asked: it may be what is stuck.
-    """
-    file = os.fstat(log)
-    furthest = 0
-    with contextlib.suppress(OSError, ValueError):
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            try:
-                found = os.stat(f"/proc/{pid}/fd/{name}")
-                # The inherited descriptor stands where it was left; QEMU reads one of its own.
-                if name == str(log) or (found.st_dev, found.st_ino) != (file.st_dev, file.st_ino):
-                    continue
-                with open(f"/proc/{pid}/fdinfo/{name}") as info:
-                    furthest = max(furthest, int(info.readline().split()[1]))
-            except (OSError, IndexError):
-                continue
-    return furthest
