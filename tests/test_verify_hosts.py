@@ -191,31 +191,29 @@ def test_one_bundle_on_three_versions(tmp_path: Path, hosts_file: Path) -> None:
     assert versions == [".".join(map(str, qemu_of(name).version)) for name in reversed(HOSTS)]
 
 
-def test_the_small_guest_does_the_same_on_three_versions(tmp_path: Path, hosts_file: Path) -> None:
-    """HOSTS-MATRIX-1, and layer by layer nothing differs that promises to be the same."""
+def test_the_small_guest_does_the_same_on_two_versions(tmp_path: Path, hosts_file: Path) -> None:
+    """HOSTS-MATRIX-1, and nothing differs in a layer that promises to be equal."""
     bundle = tmp_path / "small.vmpack"
     pack([small("bios")], bundle, config=MachineConfig.from_toml('memory = "256M"'))
-    found = find_hosts(HOSTS, hosts_file)
+    names = [HOSTS[0], HOSTS[-1]]
+    found = find_hosts(names, hosts_file)
     with Bundle.open(bundle) as opened:
-        results = asyncio.run(verify_on(found, opened, Task(TCG)))
-    assert [one.kind for one in results] == ["expected"] * 3, results
-    seen = [one.boots[0].observation for one in results]
-    first = seen[0]
-    assert first is not None
-    hosts = []
-    for one, observation in zip(results, seen, strict=True):
-        assert observation is not None
-        compared = compare(first, observation)
-        assert compared.good, compared.differences
-        hosts.append(HostResult(one.name, one.boots, compared))
+        first, second = asyncio.run(verify_on(found, opened, Task(TCG)))
+    assert (first.kind, second.kind) == ("expected", "expected")
+    mine, other = first.boots[0].observation, second.boots[0].observation
+    assert mine is not None
+    assert other is not None
+    compared = compare(mine, other)
+    # How alike the console of a kernel without CPU time is has a test of its own.
+    assert [one for one in compared.differences if one.promise in ("exact", "shared")] == []
+    hosts = [first, HostResult(second.name, second.boots, compared)]
     rows = matrix(hosts)
-    assert rows[0] == ("layer", *HOSTS)
-    assert rows[1] == ("boot", "expected", "expected", "expected")
-    assert [row[0] for row in rows[2:]] == [layer.title for layer in LAYERS]
-    assert {cell for row in rows[2:] for cell in row[1:]} <= {"same", "drift", "not-compared"}
-    assert "same" in rows[2]
-    document = matrix_document(hosts)
-    assert document["hosts"] == list(HOSTS)
+    assert rows[:2] == [("layer", *names), ("boot", "expected", "expected")]
+    verdicts = dict(zip([one.name for one in LAYERS], rows[2:], strict=True))
+    assert verdicts["milestones"] == ("milestones", "-", "same")
+    assert verdicts["hardware"][2] in ("same", "drift")
+    told = json.loads(json.dumps(matrix_document(hosts)))
+    assert (told["hosts"], told["layers"]["ending"]) == (names, [None, "same"])
 
 
 def test_a_matrix_without_a_record_is_of_endings(tmp_path: Path) -> None:
