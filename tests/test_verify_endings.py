@@ -252,7 +252,7 @@ def test_sysvinit_comes_to_its_login_and_loses_it(tmp_path: Path) -> None:
         await session.send(b"root\n")
         assert await session.console.wait_for("# ", 240)
         typed = session.console.total
-        await session.send(b"telinit 3\n")
+        await session.send(b"/sbin/init 3\n")
         assert await session.console.wait_for("Entering runlevel: 3", 240, after=typed)
         return login, await until_never(session)
 
