@@ -111,7 +111,7 @@ def test_a_guest_is_asked_whatever_plays_its_agent(
         "read-only": False,
         "sector": 512,
         "model": "0x1af4",
-        "serial": "small-bios",
+        "serial": "root",
     }
 
 
