@@ -139,6 +139,11 @@ class _Work:
 
     def _hosts(self) -> tuple[HostResult, ...]:
         request = self.request
+        if request.exact:
+            from vmpack.verify.exact import require_recordable
+
+            # Said before the boots that would be made for nothing.
+            require_recordable(self.bundle.config, self.options)
         task = Task(
             options=self.options,
             boots=request.boot_count,
