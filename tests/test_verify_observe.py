@@ -334,6 +334,10 @@ SHOWN: Mapping[str, tuple[str, Json]] = {
         "failed startpar: service(s) returned failure: ssh",
         "FAIL",
     ),
+    "[ TIME ] Timed out waiting for device \x1b[0;1;\u2026dev-ttyS0.device": (
+        "failed \u2026dev-ttyS0.device",
+        "TIME",
+    ),
     " * ERROR: sshd failed to start": ("failed sshd", "ERROR"),
 }
 

@@ -26,6 +26,9 @@ some thirty."""
 STAMP = re.compile(r"\[ *\d+\.\d{6}\] ")
 """How a line of Linux's kernel begins; it may begin in the middle of somebody else's."""
 
+CUT_ESCAPE = re.compile("\x1b\\[[0-9;]*(?:\u2026m?)?")
+"""systemd shortens what does not fit its console in the middle, escape sequences included."""
+
 UNIT = re.compile(r"\.(?:target|service|mount|socket|device|swap|timer|path|scope|slice)$")
 
 CURSOR_MOVED = re.compile(rb"\x1b\[[0-9;]*[HfJ]")
@@ -185,7 +188,8 @@ class Detector:
                     self._add(kind.kind, name, found.groupdict().get("is"), seconds)
 
     def _add(self, kind: str, name: str, detail: str | None, seconds: float) -> None:
-        if len(self._places) < MAX_TARGETS:
+        name = CUT_ESCAPE.sub("\u2026", name)
+        if len(self._places) < MAX_TARGETS and name.strip("\u2026"):
             name = name[:80].removesuffix(".target") if kind == "target" else name[:80]
             self._see(f"{kind} {name}", seconds, (detail or "").strip())
 
