@@ -56,8 +56,8 @@ def test_debian_packs_boots_verifies_and_comes_out_the_same(
     times = [one["milliseconds"] for one in boot["milestones"]]
     assert times[0] < times[1]
     assert [one["verdict"] for one in boot["checks"]] == ["passed"]
-    assert (tmp_path / "report" / "boot-1.png").read_bytes().startswith(b"\x89PNG")
-    console = (tmp_path / "report" / "boot-1.console.txt").read_text()
+    assert (tmp_path / "report" / "here" / "boot-1.png").read_bytes().startswith(b"\x89PNG")
+    console = (tmp_path / "report" / "here" / "boot-1.console.txt").read_text()
     assert "\nvmpack-debian login: " in console
     assert "\x1b" not in console
 
