@@ -241,6 +241,8 @@ class VmConsole:
         ``timeout`` is in seconds during which the host had a CPU for the guest. Raises
         :class:`VmEndedError` when it does not come, with what came instead.
         """
+        __tracebackhide__ = True
+        said = pattern if isinstance(pattern, str) else pattern.pattern
         wanted = re.compile(re.escape(pattern)) if isinstance(pattern, str) else pattern
         raw = re.compile(wanted.pattern.encode(), wanted.flags & ~re.UNICODE)
         found: list[re.Match[bytes]] = []
@@ -256,7 +258,7 @@ class VmConsole:
         if ending.kind != "expected" or not found:
             machine._note(ending)
             last = "\n  | ".join(self.tail(10))
-            raise VmEndedError(f"{wanted.pattern!r} did not come: {ending.message}\n  | {last}")
+            raise VmEndedError(f"{said!r} did not come: {ending.message}\n  | {last}")
         start = max(self._position, machine.session.console.start)
         self._position = start + found[0].end()
         text = found[0][0].decode(errors="replace")
