@@ -1,6 +1,6 @@
 # `make help` lists what there is. Every target does the set-up that it needs, once.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench fuzz lint hosts guests clean
+.PHONY: help setup demo test bench fuzz lint hosts guests verify-specificity clean
 
 PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup:  ## install what is missing: Debian packages, a virtual environment with vmpack in it
 	@tools/setup.sh
@@ -40,6 +40,10 @@ hosts: setup  ## newer QEMU versions, each in a small Debian root of its own
 
 guests: setup  ## the test guests: small Linux for BIOS and UEFI, full Debian 12
 	@tools/build.sh small debian
+
+verify-specificity: setup  ## boot unchanged guests again and again on every QEMU: nothing may differ (ROUNDS=n, half an hour)
+	@tools/build.sh small debian hosts
+	@$(PYTHON) tools/specificity.py --rounds $(or $(ROUNDS),4)
 
 clean:  ## remove what was built, guests and hosts included
 	@tools/clean.sh
