@@ -1,6 +1,6 @@
 """``python -m bench [--only GROUPS] [--pairs N] [--quick] [--cells raw:qcow2,vhd:*]``.
 
-Groups: pack, unpack, check, boot, run, startup (written to ``bundle.*``) and matrix.
+Groups: pack, unpack, check, boot, run, observe, startup (written to ``bundle.*``) and matrix.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import boot_reads, matrix, running, startup
+from bench import boot_reads, matrix, observation, running, startup
 from bench.bundle import Bench
 from bench.machine import describe
 from bench.measure import floor_bytes
@@ -23,7 +23,7 @@ from fixtures.build.cache import cache_dir
 from fixtures.build.debian import NAME
 
 RESULTS = Path(__file__).with_name("results")
-BUNDLE = ("pack", "unpack", "check", "boot", "run", "startup")
+BUNDLE = ("pack", "unpack", "check", "boot", "run", "observe", "startup")
 GROUPS = (*BUNDLE, "matrix")
 PAIRS, QUICK = 5, 2
 MATRIX_PAIRS = 3
@@ -122,6 +122,10 @@ def _measure(disk: Path, folder: Path, turns: int, groups: Sequence[str]) -> lis
         bench.need_inputs()
         return running.rows(bench.bundle, disk, turns, folder)
 
+    def observe() -> list[Row]:
+        bench.need_inputs()
+        return observation.rows(bench.bundle, turns, folder)
+
     def start() -> list[Row]:
         bench.need_inputs()
         return startup.rows(bench.bundle, disk, turns, folder)
@@ -132,6 +136,7 @@ def _measure(disk: Path, folder: Path, turns: int, groups: Sequence[str]) -> lis
         "check": bench.check,
         "boot": boot,
         "run": run,
+        "observe": observe,
         "startup": start,
     }
     rows: list[Row] = []

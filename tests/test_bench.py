@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import boot_reads, bundle, matrix, running, startup
+from bench import boot_reads, bundle, matrix, observation, running, startup
 from bench.measure import (
     Sample,
     Side,
@@ -92,8 +92,10 @@ def test_every_target_has_its_row() -> None:
         running.login_row(one_of_each("bundle", "raw")),
         running.start_row({"vmpack": [0.5, 0.6], "qemu": [0.1, 0.4]}),
         running.memory_row(40 * MIB),
+        observation.row({"observed": [sample(22.5)], "plain": [sample(20.0)]}),
     ]
     wanted = bundle.TARGETS | boot_reads.TARGETS | running.TARGETS | startup.TARGETS
+    wanted |= observation.TARGETS
     by_id = {row.id: row for row in rows}
     assert len(by_id) == len(rows)
     assert {key: by_id[key].target for key in wanted} == wanted
@@ -101,6 +103,8 @@ def test_every_target_has_its_row() -> None:
     assert by_id["boot-reads-decoded"].value == 16.0
     assert by_id["run-start"].value == pytest.approx(0.3)
     assert by_id["run-memory"].value == 40
+    assert by_id["observation"].value == pytest.approx(1.5)
+    assert by_id["observation"].met is False
     assert by_id["unpack-qcow2"].value == pytest.approx(1 / 1.7)
 
 
