@@ -8,6 +8,7 @@ is never enough.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -16,11 +17,16 @@ from tests.support.planted import (
     Change,
     assert_found,
     assert_nothing_found,
+    boot_all,
+    differences,
+    machine,
     more_disks,
     nothing_to_boot,
     recorded,
     sector,
 )
+from tests.support.runner import HOSTS
+from vmpack.errors import InfrastructureError
 from vmpack.verify import boot as booting
 from vmpack.verify.boot import Boot
 
@@ -31,6 +37,8 @@ SECOND_CARD = '[[nic]]\nid = "more"\nmac = "52:54:00:12:34:99"\n'
 CARD = '[[nic]]\nid = "lan"\nmodel = "virtio-net"\nmac = "52:54:00:12:34:56"\naddress = "00:10.0"\n'
 DRIVE = '[[disk]]\nid = "drive"\nkind = "cdrom"\nbus = "sata"\nempty = true\n'
 DATA = '[[disk]]\nid = "data"\nserial = "D-1"\naddress = "00:12.0"\n'
+
+FIRMWARE = f'[firmware]\ndigest = "sha256:{64 * "5"}"\n'
 
 SECTORS: Mapping[str, Change] = {
     "more memory": Change("hardware", "changed", "memory.base", (("128M", "192M"),)),
@@ -166,5 +174,23 @@ def test_the_machine_as_it_was_shows_no_difference(sector_boots: Mapping[str, Bo
     assert_nothing_found(sector_boots)
 
 
+def test_another_firmware_is_shown_and_a_pin_refuses_it(
+    sector_boots: Mapping[str, Boot], tmp_path: Path
+) -> None:
+    """Firmware belongs to the host, which promises nothing of it, unless the bundle pins it."""
+    pinned = Change("firmware", "changed", "code", (("[cpu]", f"{FIRMWARE}[cpu]"),))
+    with pytest.raises(InfrastructureError, match="firmware"):
+        boot_all([machine(tmp_path, SECTOR, pinned)], SECTOR)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(booting, "SETTLE_S", 0.2)
+        (tmp_path / "other").mkdir()
+        plain = machine(tmp_path / "other", SECTOR)
+        (other,) = boot_all([plain], SECTOR, host=HOSTS[-1])
+    found = differences({**sector_boots, "other": other}, "other")
+    assert [one for one in found if one.counts] == []
+    assert pinned.difference in [(one.layer, one.code, one.item) for one in found]
+
+
 def test_there_are_enough_changes() -> None:
     assert len(SECTORS) >= 40
+    assert len({row.difference for row in SECTORS.values()}) >= 36

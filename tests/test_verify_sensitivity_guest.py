@@ -37,6 +37,7 @@ MBR_SECOND = 446 + 16
 GRUB_MENU = "grub.cfg"
 UP = '    ip link set "${card##*/}" up\n'
 HTTPD = "httpd -p 80 -h /data/files"
+NO_ROOT = "rdinit=/none root=/dev/vdz"
 INIT = "ending=$(sed"
 
 
@@ -47,107 +48,66 @@ def corrupt_initrd(disk: Path) -> None:
     put_boot_file(disk, "initrd", bytes(archive))
 
 
+SERVICES = guest(
+    edits=[
+        ("init", HTTPD, f"{HTTPD}/none"),
+        ("init", "sr_mod evdev ", "sr_mod "),
+        ("init", INIT, f"echo LANG=de_DE.UTF-8 >/etc/locale.conf; {INIT}"),
+    ]
+)
+SYSTEM = guest(
+    edits=[
+        ("inittab", "::respawn:/sbin/acpid -f -l /dev/null\n", ""),
+        ("init", INIT, f"dd if=/dev/zero of=/fill bs=1M; {INIT}"),
+        ("init", UP, f'    ip link set "${{card##*/}}" address 52:54:00:00:00:01\n{UP}'),
+    ]
+)
+NAMES = guest(
+    edits=[
+        ("init", "mount -t ext4", "mount -o ro -t ext4"),
+        ("udhcpc", '"$ip/$mask"', '"10.0.2.77/$mask"'),
+    ],
+    etc__hostname=b"other\n",
+)
+"""Several changes that have nothing to do with each other, found one by one: a boot takes long."""
+
+CONSOLE = guest(options="console=ttyS0,115200 console=tty0")
+PRODUCT = (('"small"', '"large"'),)
+DAMAGED = patched(lambda disk: write_at(disk, MBR_SECOND, bytes(16)))
+
 ROWS: Mapping[str, Change] = {
     "kernel option": Change(
         "milestones", "changed", "milestone:command-line", disks=guest(options="mitigations=off")
     ),
-    "wrong root": Change(
-        "ending", "changed", "kind", disks=guest(options="rdinit=/none root=/dev/vdz")
-    ),
+    "wrong root": Change("ending", "changed", "kind", disks=guest(options=NO_ROOT)),
     "corrupt initrd": Change("ending", "changed", "kind", disks=patched(corrupt_initrd)),
-    "initrd gone": Change(
-        "ending", "changed", "kind", disks=patched(lambda disk: remove_boot_file(disk, "initrd"))
-    ),
     "no menu": Change(
         "ending", "changed", "kind", disks=patched(lambda disk: remove_boot_file(disk, GRUB_MENU))
     ),
-    "damaged partition table": Change(
-        "guest",
-        "missing",
-        "partition:vda2",
-        disks=patched(lambda disk: write_at(disk, MBR_SECOND, bytes(16))),
-    ),
+    "damaged partition table": Change("guest", "missing", "partition:vda2", disks=DAMAGED),
+    "data not mounted": Change("guest", "missing", "mount:/data", disks=DAMAGED),
     "kernel panic": Change("ending", "changed", "kind", disks=guest(options="vmpack.end=panic")),
     "hang before user space": Change(
-        "ending", "changed", "kind", disks=guest(options="rdinit=/none root=/dev/vdz rootwait")
+        "ending",
+        "changed",
+        "kind",
+        disks=guest(options=f"{NO_ROOT} rootdelay=9999"),
     ),
     "hang in user space": Change(
         "milestones", "missing", "milestone:login", disks=guest(options="vmpack.end=hang")
     ),
-    "service that fails": Change(
-        "guest",
-        "missing",
-        "process:httpd",
-        disks=guest(edits=[("init", HTTPD, f"{HTTPD}/none")]),
-    ),
-    "unit removed": Change(
-        "guest",
-        "missing",
-        "process:acpid",
-        disks=guest(edits=[("inittab", "::respawn:/sbin/acpid -f -l /dev/null\n", "")]),
-    ),
-    "another process": Change(
-        "guest",
-        "added",
-        "process:crond",
-        disks=guest(edits=[("init", INIT, f"mkdir -p /var/spool/cron/crontabs; crond; {INIT}")]),
-    ),
-    "module missing": Change(
-        "guest",
-        "missing",
-        "module:evdev",
-        disks=guest(edits=[("init", "sr_mod evdev ", "sr_mod ")]),
-    ),
-    "full root file system": Change(
-        "guest",
-        "changed",
-        "root-full",
-        disks=guest(edits=[("init", INIT, f"dd if=/dev/zero of=/fill bs=1M; {INIT}")]),
-    ),
-    "data not mounted": Change(
-        "guest",
-        "missing",
-        "mount:/data",
-        disks=guest(edits=[("init", "LABEL=vmpack-data", "LABEL=none")]),
-    ),
-    "data read-only": Change(
-        "guest",
-        "changed",
-        "mount:/data.options",
-        disks=guest(edits=[("init", "mount -t ext4", "mount -o ro -t ext4")]),
-    ),
-    "MAC in the guest": Change(
-        "guest",
-        "missing",
-        "nic:52:54:00:12:34:57",
-        disks=guest(
-            edits=[("init", UP, '    ip link set "${card##*/}" address 52:54:00:00:00:01\n' + UP)]
-        ),
-    ),
-    "MTU in the guest": Change(
-        "guest",
-        "changed",
-        "nic:52:54:00:12:34:57.mtu",
-        disks=guest(edits=[("init", UP, '    ip link set "${card##*/}" mtu 1400\n' + UP)]),
-    ),
-    "another address": Change(
-        "guest",
-        "changed",
-        "address:eth0",
-        disks=guest(edits=[("udhcpc", '"$ip/$mask"', '"10.0.2.77/$mask"')]),
-    ),
-    "locale": Change(
-        "guest",
-        "added",
-        "locale:LANG",
-        disks=guest(edits=[("init", INIT, f"echo LANG=de_DE.UTF-8 >/etc/locale.conf; {INIT}")]),
-    ),
-    "console": Change(
-        "guest", "changed", "consoles", disks=guest(options="console=ttyS0,115200 console=tty0")
-    ),
-    "host name": Change("guest", "changed", "hostname", disks=guest(etc__hostname=b"other\n")),
+    "service that fails": Change("guest", "missing", "process:httpd", disks=SERVICES),
+    "module missing": Change("guest", "missing", "module:evdev", disks=SERVICES),
+    "locale": Change("guest", "added", "locale:LANG", disks=SERVICES),
+    "unit removed": Change("guest", "missing", "process:acpid", disks=SYSTEM),
+    "full root file system": Change("guest", "changed", "root-full", disks=SYSTEM),
+    "MAC in the guest": Change("guest", "missing", "nic:52:54:00:12:34:57", disks=SYSTEM),
+    "data read-only": Change("guest", "changed", "mount:/data.options", disks=NAMES),
+    "another address": Change("guest", "changed", "address:eth0", disks=NAMES),
+    "host name": Change("guest", "changed", "hostname", disks=NAMES),
+    "console": Change("guest", "changed", "consoles", PRODUCT, disks=CONSOLE),
     "DMI, as the guest sees it": Change(
-        "guest", "changed", "dmi:product_name", (('"small"', '"large"'),)
+        "guest", "changed", "dmi:product_name", PRODUCT, disks=CONSOLE
     ),
 }
 """Changes within a guest, or that it is to see."""

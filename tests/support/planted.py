@@ -82,8 +82,13 @@ def machine(folder: Path, base: Base, change: Change | None = None) -> Path:
 
 
 def boot_all(
-    bundles: Mapping[str, Path], base: Base, record: Boot | None = None, *, at_once: int = 1
-) -> dict[str, Boot]:
+    bundles: Iterable[Path],
+    base: Base,
+    record: Boot | None = None,
+    *,
+    at_once: int = 1,
+    host: str = "machine",
+) -> list[Boot]:
     """Boot each once; ``at_once`` of them side by side, because some wait on purpose."""
     places = asyncio.Semaphore(at_once)
     end = None if record is None else record.end
@@ -92,24 +97,34 @@ def boot_all(
         async with places:
             with Bundle.open(bundle) as opened:
                 return await boot_once(
-                    opened, OPTIONS, qemu=qemu_of("machine"), end=end, means=base.means
+                    opened, OPTIONS, qemu=qemu_of(host), end=end, means=base.means
                 )
 
     async def everything() -> Sequence[Boot]:
-        return await asyncio.gather(*map(one, bundles.values()))
+        return await asyncio.gather(*map(one, bundles))
 
-    return dict(zip(bundles, asyncio.run(everything()), strict=True))
+    return list(asyncio.run(everything()))
 
 
 def recorded(changes: Mapping[str, Change], folder: Path, base: Base) -> dict[str, Boot]:
-    """A boot of the base for its record, one more of it, and one of each changed machine."""
-    bundles: dict[str, Path] = {}
-    for number, (name, change) in enumerate({UNCHANGED: None, **changes}.items()):
-        place = folder / str(number)
-        place.mkdir()
-        bundles[name] = machine(place, base, change)
-    record = boot_all({RECORD: bundles[UNCHANGED]}, base)
-    return {**record, **boot_all(bundles, base, record[RECORD], at_once=2)}
+    """A boot of the base for its record, one more of it, and one of each changed machine.
+
+    Rows whose config and disks are the same share a boot.
+    """
+    made: dict[object, Path] = {None: _machine_in(folder / "base", base, None)}
+    places: dict[str, object] = {UNCHANGED: None}
+    for number, (name, change) in enumerate(changes.items()):
+        places[name] = change.config, change.disks
+        if places[name] not in made:
+            made[places[name]] = _machine_in(folder / str(number), base, change)
+    (record,) = boot_all([made[None]], base)
+    boots = dict(zip(made, boot_all(made.values(), base, record, at_once=2), strict=True))
+    return {RECORD: record, **{name: boots[place] for name, place in places.items()}}
+
+
+def _machine_in(folder: Path, base: Base, change: Change | None) -> Path:
+    folder.mkdir()
+    return machine(folder, base, change)
 
 
 def differences(boots: Mapping[str, Boot], name: str) -> tuple[Difference, ...]:
