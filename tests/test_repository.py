@@ -15,7 +15,19 @@ import pytest
 from tests.support.tools import missing, require_tool, run
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGETS = {"help", "setup", "demo", "test", "bench", "fuzz", "lint", "hosts", "guests", "clean"}
+TARGETS = {
+    "help",
+    "setup",
+    "demo",
+    "test",
+    "bench",
+    "fuzz",
+    "lint",
+    "hosts",
+    "guests",
+    "verify-specificity",
+    "clean",
+}
 LAYERS = (
     {"errors", "units", "extent", "binary", "source", "progress", "digest", "output", "copy"}
     | {"batches", "content_seed", "pipeline", "tuning", "codecs", "formats.base"},
