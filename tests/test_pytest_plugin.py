@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -32,6 +33,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pack([disk], folder / "small.vmpack", config=machine)
     sector_bundle(folder, "echo", '[expected]\nmilestones = ["vmpack"]\n')
     sector_bundle(folder, "panic")
+    sector_bundle(folder, "poweroff")
     return folder
 
 
@@ -54,7 +56,6 @@ def test_tests_of_a_module_share_a_boot_and_not_what_they_do(
         pytestmark = pytest.mark.vmpack({str(bundles / "small.vmpack")!r})
 
         def login(vm):
-            vm.console.send("\\n")
             vm.console.expect("login:")
             vm.console.send("root\\n")
             vm.console.expect("# ")
@@ -70,20 +71,46 @@ def test_tests_of_a_module_share_a_boot_and_not_what_they_do(
             login(vm)
             vm.console.send("ls /data/mark; echo code=$?\\n")
             assert vm.console.expect(re.compile(r"code=(\\d)"))[1] == "1"
-
-        def test_reboots(vm):
-            vm.reboot()
-            login(vm)
-
-        def test_goes(vm):
-            assert vm.powerdown().reason == "guest-shutdown"
-
-        def test_is_there_again(vm):
-            assert vm.ending is None
-            login(vm)
         """,
     )
-    result.assert_outcomes(passed=5)
+    result.assert_outcomes(passed=2)
+
+
+def test_a_machine_that_was_reset_or_ended_boots_again(
+    pytester: pytest.Pytester, bundles: Path
+) -> None:
+    """PYT-VM-1, PYT-VM-4: and what the boot ended with is there to be matched."""
+    result = run(
+        pytester,
+        f"""
+        import pytest
+
+        echo = pytest.mark.vmpack({str(bundles / "echo.vmpack")!r})
+        ends = pytest.mark.vmpack({str(bundles / "poweroff.vmpack")!r}, until="vmpack")
+
+        @echo
+        def test_reboots(vm):
+            vm.console.expect("echo")
+            vm.reboot()
+            vm.console.expect("echo")
+            vm.console.send("abc")
+            vm.console.expect("abc")
+
+        @echo
+        def test_prompt(vm):
+            vm.console.expect("echo")
+
+        @ends
+        def test_ends(vm):
+            assert vm.wait().reason == "guest-shutdown"
+            assert vm.ending is not None
+
+        @ends
+        def test_is_there_again(vm):
+            vm.console.expect("vmpack")
+        """,
+    )
+    result.assert_outcomes(passed=4)
 
 
 def test_a_failure_tells_what_the_machine_did(pytester: pytest.Pytester, bundles: Path) -> None:
@@ -190,7 +217,9 @@ def test_no_qemu_outlives_pytest(
         """
     )
     words = [sys.executable, "-m", "pytest", "-s", *WORDS]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+    # Where a shell started the tests in the background, Ctrl-C would be ignored.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, preexec_fn=heard) as process:
         assert process.stdout is not None
         pid = next(int(line.split()[-1]) for line in process.stdout if "pid " in line)
         watched = os.pidfd_open(pid)

@@ -26,6 +26,7 @@ T = TypeVar("T")
 BOOT_S = 600.0
 """Seconds for a boot where nothing else is said; those in which the host was busy do not count."""
 EXPECT_S = 60.0
+PROMPT_BYTES = 4096
 LOGIN = "login"
 
 
@@ -131,7 +132,7 @@ class VM:
         except OperationError:
             # Some devices cannot be kept. A boot takes longer and does the same.
             self._kept = False
-            if self.qmp("query-status")["status"] != "running":
+            if self.qmp("query-status")["status"] == "paused":
                 self.qmp("cont")
         else:
             self._kept = True
@@ -150,7 +151,7 @@ class VM:
             self.boot()
             return
         self.agent.forget()
-        self.console.skip()
+        self.console.at_boot()
 
     def close(self) -> None:
         """End the machine and everything of it."""
@@ -205,7 +206,7 @@ class VM:
         if ending.kind != "expected":
             missing = ", ".join(self._detector.missing) or LOGIN
             raise VmEndedError(f"the boot did not come to {missing}: {ending.message}")
-        self.console.skip()
+        self.console.at_boot(new=True)
 
     def _note(self, ending: Ending) -> None:
         if ending.kind not in ("expected", "timeout") or ending.reason is not None:
@@ -218,6 +219,9 @@ class VmConsole:
     def __init__(self, machine: VM) -> None:
         self._machine = machine
         self._position = 0
+        self._before = b""
+        """What counts as unread although it was printed before ``_position``."""
+        self._prompt = b""
 
     @property
     def text(self) -> str:
@@ -259,8 +263,7 @@ class VmConsole:
             machine._note(ending)
             last = "\n  | ".join(self.tail(10))
             raise VmEndedError(f"{said!r} did not come: {ending.message}\n  | {last}")
-        start = max(self._position, machine.session.console.start)
-        self._position = start + found[0].end()
+        self._consume(found[0].end())
         text = found[0][0].decode(errors="replace")
         match = wanted.search(text) or re.compile(re.escape(text)).search(text)
         assert match is not None
@@ -270,9 +273,26 @@ class VmConsole:
         """Forget what was printed until now."""
         session = self._machine._session
         self._position = 0 if session is None else session.console.total
+        self._before = b""
+
+    def at_boot(self, *, new: bool = False) -> None:
+        """The boot has ended here, anew or once more: its last line, a prompt mostly, is unread."""
+        if new:
+            last = self._machine.session.console.data[-PROMPT_BYTES:].rstrip(b"\r\n")
+            # A kernel may print behind the prompt.
+            prompt = last.rfind(b"login:")
+            self._prompt = last[last.rfind(b"\n", 0, prompt if prompt >= 0 else None) + 1 :]
+        self.skip()
+        self._before = self._prompt
 
     def _new(self) -> bytes:
-        return self._machine.session.console.since(self._position)
+        return self._before + self._machine.session.console.since(self._position)
+
+    def _consume(self, length: int) -> None:
+        """The first ``length`` bytes of what is unread are read."""
+        start = max(self._position, self._machine.session.console.start)
+        self._position = start + max(0, length - len(self._before))
+        self._before = self._before[length:]
 
 
 class VmAgent:
