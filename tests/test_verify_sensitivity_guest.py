@@ -51,14 +51,13 @@ def corrupt_initrd(disk: Path) -> None:
 SERVICES = guest(
     edits=[
         ("init", HTTPD, f"{HTTPD}/none"),
-        ("init", "sr_mod evdev ", "sr_mod "),
+        ("init", "sd_mod sr_mod ", "sd_mod "),
         ("init", INIT, f"echo LANG=de_DE.UTF-8 >/etc/locale.conf; {INIT}"),
     ]
 )
 SYSTEM = guest(
     edits=[
         ("inittab", "::respawn:/sbin/acpid -f -l /dev/null\n", ""),
-        ("init", INIT, f"dd if=/dev/zero of=/fill bs=1M; {INIT}"),
         ("init", UP, f'    ip link set "${{card##*/}}" address 52:54:00:00:00:01\n{UP}'),
     ]
 )
@@ -97,10 +96,9 @@ ROWS: Mapping[str, Change] = {
         "milestones", "missing", "milestone:login", disks=guest(options="vmpack.end=hang")
     ),
     "service that fails": Change("guest", "missing", "process:httpd", disks=SERVICES),
-    "module missing": Change("guest", "missing", "module:evdev", disks=SERVICES),
+    "module missing": Change("guest", "missing", "module:sr_mod", disks=SERVICES),
     "locale": Change("guest", "added", "locale:LANG", disks=SERVICES),
     "unit removed": Change("guest", "missing", "process:acpid", disks=SYSTEM),
-    "full root file system": Change("guest", "changed", "root-full", disks=SYSTEM),
     "MAC in the guest": Change("guest", "missing", "nic:52:54:00:12:34:57", disks=SYSTEM),
     "data read-only": Change("guest", "changed", "mount:/data.options", disks=NAMES),
     "another address": Change("guest", "changed", "address:eth0", disks=NAMES),
