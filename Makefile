@@ -1,6 +1,6 @@
 # `make help` lists what there is. Every target does the set-up that it needs, once.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench fuzz lint hosts guests verify-specificity clean
+.PHONY: help setup demo test bench fuzz lint hosts guests verify-sensitivity verify-specificity clean
 
 PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
@@ -40,6 +40,10 @@ hosts: setup  ## newer QEMU versions, each in a small Debian root of its own
 
 guests: setup  ## the test guests: small Linux for BIOS and UEFI, full Debian 12
 	@tools/build.sh small debian
+
+verify-sensitivity: setup  ## every planted change, those inside guests too: each is found and named
+	@tools/build.sh small
+	@VMPACK_LONG=1 $(PYTHON) -m pytest $(WORKERS) tests/test_verify_sensitivity.py tests/test_verify_sensitivity_guest.py $(PYTEST_ARGS)
 
 verify-specificity: setup  ## boot unchanged guests again and again on every QEMU: nothing may differ (ROUNDS=n, half an hour)
 	@tools/build.sh small debian hosts

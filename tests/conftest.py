@@ -21,8 +21,14 @@ settings.register_profile("fuzz", deadline=None, max_examples=FUZZ_EXAMPLES)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with real boots come first: begun last, one would run on while other workers idle."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long forms are left to their own targets. Files with real boots come first: begun last, one
+    would run on while other workers idle.
+    """
+    long = [item for item in items if item.get_closest_marker("long")]
+    if long and not os.environ.get("VMPACK_LONG"):
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

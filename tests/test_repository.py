@@ -25,6 +25,7 @@ TARGETS = {
     "lint",
     "hosts",
     "guests",
+    "verify-sensitivity",
     "verify-specificity",
     "clean",
 }
