@@ -81,7 +81,7 @@ def test_every_format_into_every_other(
     name: str, target: str, raw: Path, images: Images, tmp_path: Path, qemu_img: QemuImg
 ) -> None:
     out = tmp_path / f"out.{target}"
-    done = convert(images[name], out, source_format=name, output_format=target)
+    done = convert(images[name], out, source_format=name, output_format=target, digest=True)
     assert done.verified
     assert done.content_digest == digest(raw)
     qemu_img.assert_identical(raw, out, fmt_a="raw", fmt_b=formats.get(target).qemu_name)
@@ -116,7 +116,7 @@ def test_everything_that_is_written_is_sound(
     variant: Variant, raw: Path, images: Images, tmp_path: Path, qemu_img: QemuImg
 ) -> None:
     out, back = tmp_path / f"out.{variant.format}", tmp_path / "back.raw"
-    done = variant.write(images["qcow2"], out)
+    done = variant.write(images["qcow2"], out, digest=True)
     if variant.grows:
         assert done.virtual_size > SIZE
         assert compare(raw, out, format_b=variant.format).identical

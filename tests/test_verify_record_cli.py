@@ -221,7 +221,6 @@ def test_a_machine_type_that_goes_is_told(
         (["--as", "qemu"], "--as"),
         (["--on", "nowhere"], "nowhere"),
         (["--boots", "0"], "--boots"),
-        (["--exact"], "--exact: holds no deterministic boot"),
     ],
 )
 def test_what_cannot_be_meant_is_a_usage_error(
@@ -229,6 +228,13 @@ def test_what_cannot_be_meant_is_a_usage_error(
 ) -> None:
     assert run(["verify", str(recorded), *words]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_exact_is_refused_for_several_cpus(
+    recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["verify", str(recorded), "--exact"]) == 4
+    assert "exact mode is for machines with one CPU" in capsys.readouterr().err
 
 
 def test_in_a_workflow_of_github_nothing_is_a_command_but_ours(

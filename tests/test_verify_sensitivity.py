@@ -151,7 +151,9 @@ SECTORS: Mapping[str, Change] = {
 def asked(request: pytest.FixtureRequest) -> dict[str, Change]:
     """The rows whose tests were asked for."""
     names = {
-        item.callspec.params["name"] for item in request.session.items if hasattr(item, "callspec")
+        item.callspec.params["name"]
+        for item in request.session.items
+        if item.path == request.path and hasattr(item, "callspec")
     }
     return {name: row for name, row in SECTORS.items() if name in names}
 

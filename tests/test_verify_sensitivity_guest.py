@@ -116,7 +116,9 @@ def boots(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Mapping[str, Boot]]:
     names = {
-        item.callspec.params["name"] for item in request.session.items if hasattr(item, "callspec")
+        item.callspec.params["name"]
+        for item in request.session.items
+        if item.path == request.path and hasattr(item, "callspec")
     }
     asked = {name: row for name, row in ROWS.items() if name in names}
     with pytest.MonkeyPatch.context() as patch:

@@ -74,6 +74,13 @@ RULES: tuple[Rule, ...] = (
     Rule("acpi-address", "drop", re.compile(r"^ACPI: .*\b0x[0-9A-Fa-f]{8,16}\b")),
     Rule("irq-override", "drop", re.compile(r"\bINT_SRC_OVR\b|\bIRQ ?\d+ (?:used by )?override\b")),
     Rule(
+        "memory-map",
+        "drop",
+        re.compile(
+            r"^ *(?:BIOS-e820|efi|node +\d+|On node \d+, zone|PM: hibernation: Registered nosave)\b"
+        ),
+    ),
+    Rule(
         "hexadecimal",
         "replace",
         re.compile(r"\b(?:0x[0-9A-Fa-f]+|(?=[0-9a-f]*\d)[0-9a-f]{4,})\b"),

@@ -66,6 +66,7 @@ LAYERS: tuple[Layer, ...] = (
             "cpu-host": ("exact", "none"),
             "machine-options": ("exact", "shared"),
             "device:pvpanic": ("exact", "none"),
+            "device:q35-pcihost.MCFG": ("exact", "none"),
             "device:*": ("exact", "shared"),
         },
     ),

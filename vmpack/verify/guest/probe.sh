@@ -66,15 +66,15 @@ section vulnerabilities
 grep -s . /sys/devices/system/cpu/vulnerabilities/*
 section dmi
 grep -s . /sys/class/dmi/id/[bcps]*_*
-section digests
-sha256sum /sys/firmware/acpi/tables/* /sys/firmware/dmi/tables/*
-section facp
-od -An -v -tx1 /sys/firmware/acpi/tables/FACP
 section efi
 if [ -d /sys/firmware/efi ]; then
     echo uefi
     od -An -v -tx1 /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c
 fi
+section digests
+sha256sum /sys/firmware/acpi/tables/* /sys/firmware/dmi/tables/*
+section facp
+od -An -v -tx1 /sys/firmware/acpi/tables/FACP
 section memory-map
 for d in /sys/firmware/memmap/*; do
     row - "$d" start end type
