@@ -171,7 +171,10 @@ def _facts(
         promised = pair.promise(name, key)
         compared += 1
         if key in left and key in right:
-            values = _values(key, left[key], right[key], promised, unstable, key)
+            values = [
+                _of_member(pair, name, key, each)
+                for each in _values(key, left[key], right[key], promised, unstable, key)
+            ]
             # A milestone is a fact of its own as well: that one tells that it is missing.
             names = {other.partition(":")[2] for other in (*left, *right)} if key == ORDER else ()
             found += [each for each in values if each[0] == "order" or each[1] not in names]
@@ -183,6 +186,14 @@ def _facts(
     if len(found) > MAX_DIFFERENCES:
         note += f", {len(found) - MAX_DIFFERENCES} more differences"
     return _Result(found[:MAX_DIFFERENCES], note)
+
+
+def _of_member(pair: _Pair, name: LayerName, key: str, found: Found) -> Found:
+    """A member of a value may promise nothing where the value itself promises something."""
+    code, item, expected, observed, promised = found
+    if item != key and item.startswith(f"{key}.") and pair.promise(name, item) == "none":
+        promised = "none"
+    return code, item, expected, observed, promised
 
 
 def _not_compared(pair: _Pair, name: LayerName, left: Facts, right: Facts) -> frozenset[str]:
