@@ -45,6 +45,19 @@ def test_equal_boots_are_the_same() -> None:
     assert list(result.verdicts) == NAMES
 
 
+def test_a_member_may_promise_less_than_its_fact() -> None:
+    """BHV-CMP-4: where PCI's configuration lies is the firmware's, the rest is not."""
+    board = {"driver": "q35-pcihost", "MCFG": 2952790016, "x": 1}
+    moved, changed = {**board, "MCFG": 3758096384}, {**board, "x": 2}
+    item = "device:q35-pcihost"
+    here = seen(hardware={item: board})
+    assert found(compare(here, seen(NEWER, hardware={item: moved}))) == [
+        ("hardware", f"{item}.MCFG", "changed none")
+    ]
+    assert not compare(here, seen(NEWER, hardware={item: changed})).good
+    assert not compare(here, seen(hardware={item: moved})).good
+
+
 @pytest.mark.parametrize(
     ("other", "relation"),
     [
