@@ -168,11 +168,11 @@ def test_no_console_takes_long_or_much(log: bytes) -> None:
     """BHV-CON-6: eight times as much is what a boot keeps."""
     began = time.process_time()
     facts = console_facts(log)
-    result = compare_console(facts, {"lines": list(reversed(facts["lines"]))})  # type: ignore
-    assert time.process_time() - began < 5
-    assert result.same_lines
     lines = facts["lines"]
     assert isinstance(lines, list)
+    result = compare_console(facts, {"lines": lines[::-1]})
+    assert time.process_time() - began < 5
+    assert result.same_lines
     assert len(lines) <= MAX_LINES + 4096
     assert sum(len(str(line).encode()) for line in lines) <= MAX_TOTAL + 65536
     assert clean_facts("console", facts) == facts

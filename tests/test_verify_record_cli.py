@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.runner import HOSTS, qemu_of, sector_bundle
+from tests.support.tools import missing
 from vmpack.bundle import Bundle
 from vmpack.cli.main import run
 from vmpack.ops.verify_record import own_record, store
@@ -204,7 +205,7 @@ def test_a_machine_type_that_goes_is_told(
 ) -> None:
     newest = qemu_of(HOSTS[-1])
     if newest.version[0] < 11:
-        pytest.skip("no QEMU here calls it deprecated")
+        missing("a QEMU that calls the machine type deprecated", "run `make hosts`")
     monkeypatch.setenv("VMPACK_QEMU", " ".join(newest.prefix))
     assert run(["verify", str(bundle), "--preflight", *TCG]) == 0
     err = capsys.readouterr().err

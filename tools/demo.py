@@ -169,7 +169,7 @@ def boot(demo: Demo) -> None:
         "thrown away. vmpack holds the boot against what vm.toml expects.",
     )
     demo.run("vmpack", "verify", "debian.vmpack", "--report", "report", keep="boot and verify")
-    picture = demo.folder / "report" / "boot-1.png"
+    picture = demo.folder / "report" / "here" / "boot-1.png"
     print(f"\nIts screen, at the end of the boot: {picture}")
     chapter("Work in it", "A command through its guest agent, with its output and exit code.")
     demo.run(

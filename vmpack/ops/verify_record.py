@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vmpack import __version__
 from vmpack.bundle import Bundle
-from vmpack.errors import OperationError, RefusedError, UsageError, from_os_error
+from vmpack.errors import RefusedError, UsageError, from_os_error
 from vmpack.progress import SILENT, Progress
 from vmpack.verify.result import RecordSource
 
@@ -193,7 +193,7 @@ def store(
     replay = record.replay
     # A record without a replay leaves none of an older one behind.
     blobs = {BLOB: None if replay is None else replay.packed}
-    made = derive(
+    derive(
         bundle,
         path,
         behaviour=record.as_dict(),
@@ -202,8 +202,6 @@ def store(
         force=True,
         progress=progress,
     )
-    if made.machine_id != bundle.machine_id:  # pragma: no cover  derive makes sure of it
-        raise OperationError("the record changed the machine", path=os.fspath(path))
     if before.st_nlink > 1:
         more = before.st_nlink - 1
         other = "another name" if more == 1 else f"{more} other names"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from vmpack.verify.layers import LayerName
+from vmpack.verify.layers import BY_HARDWARE, LayerName
 from vmpack.verify.model import Code, Json
 
 __all__ = ["CAUSES", "OTHERWISE", "Cause"]
@@ -35,18 +35,9 @@ class Cause:
 HARDWARE: tuple[LayerName, ...] = ("hardware",)
 GUEST: tuple[LayerName, ...] = ("guest",)
 BOTH: tuple[LayerName, ...] = ("hardware", "guest")
-ALL: tuple[LayerName, ...] = (
-    "hardware",
-    "firmware",
-    "guest",
-    "tables",
-    "picture",
-    "console",
-    "reads",
-)
 
 CAUSES: tuple[Cause, ...] = (
-    Cause(ALL, ("*",), "the hardware was changed on purpose ({changed})", when="changed"),
+    Cause(BY_HARDWARE, ("*",), "the hardware was changed on purpose ({changed})", when="changed"),
     # How it ended.
     Cause(
         ("ending",),

@@ -13,7 +13,7 @@ from typing import Literal
 from vmpack.verify.bounds import clean
 from vmpack.verify.causes import cause_of
 from vmpack.verify.kinds import KINDS, kind_of
-from vmpack.verify.layers import LAYERS, Layer, LayerName, Promise, promise
+from vmpack.verify.layers import BY_HARDWARE, LAYERS, Layer, LayerName, Promise, promise
 from vmpack.verify.merging import WHOLE, member_name, same
 from vmpack.verify.model import (
     CUT,
@@ -32,9 +32,6 @@ __all__ = ["MAX_DIFFERENCES", "compare", "relation_of"]
 
 MAX_DIFFERENCES = 200
 """Of one layer; the rest is counted."""
-
-KEPT_WHEN_CHANGED: frozenset[LayerName] = frozenset({"ending", "milestones", "checks"})
-"""What a machine on other hardware still promises."""
 
 ASKED: frozenset[LayerName] = frozenset({"guest", "tables"})
 """What the guest itself tells."""
@@ -111,7 +108,7 @@ class _Pair:
         self.changed = expected.host.changed != observed.host.changed
 
     def promise(self, name: LayerName, key: str) -> Promise:
-        if self.changed and name not in KEPT_WHEN_CHANGED:
+        if self.changed and name in BY_HARDWARE:
             return "none"
         return promise(name, key, same_host=self.relation == "same-host")
 
@@ -151,7 +148,7 @@ def _guest_fell_silent(pair: _Pair, found: Sequence[Difference]) -> Difference |
     gone = "guest" in pair.expected.layers and "guest" not in pair.observed.layers
     if not gone or not pair.expected.means or WHOLE in pair.unstable("guest"):
         return None
-    if any(each.layer in KEPT_WHEN_CHANGED for each in found):
+    if any(each.layer not in BY_HARDWARE for each in found):
         return None
     means: list[Json] = [*pair.expected.means]
     promised = pair.promise("guest", "means")

@@ -8,6 +8,7 @@ a boot is observed at the same place on a fast host and on a slow one.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -94,7 +95,7 @@ def targets_missing(detector: Detector) -> bool:
     return not any(detector.has(f"target {each}") for each in TARGETS)
 
 
-class _Background:
+class _Background(ABC):
     """Something that is looked at beside the boot; :attr:`over` says what came of it."""
 
     def __init__(self, session: Session) -> None:
@@ -112,8 +113,9 @@ class _Background:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    @abstractmethod
     async def _run(self) -> None:
-        raise NotImplementedError
+        """Look until it is over, or for ever."""
 
 
 class AgentWatch(_Background):

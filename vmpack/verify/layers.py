@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
 
-__all__ = ["LAYERS", "Kind", "Layer", "LayerName", "Promise", "layer", "promise"]
+__all__ = ["BY_HARDWARE", "LAYERS", "Kind", "Layer", "LayerName", "Promise", "layer", "promise"]
 
 LayerName = Literal[
     "ending",
@@ -78,6 +78,11 @@ LAYERS: tuple[Layer, ...] = (
     Layer("reads", "block reads", "reads", ("similar", "similar")),
 )
 """In the order of reports: the nearer to what people notice, the earlier."""
+
+BY_HARDWARE: tuple[LayerName, ...] = tuple(
+    one.name for one in LAYERS if one.name not in ("ending", "milestones", "checks")
+)
+"""What differs on other hardware: these promise nothing once it was changed on purpose."""
 
 _BY_NAME = {one.name: one for one in LAYERS}
 
